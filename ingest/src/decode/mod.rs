@@ -1,0 +1,333 @@
+//! Records of one source topic into Arrow rows and dead letters.
+//!
+//! Every record of a cut ends as exactly one of: a row, a dead letter with its coordinates, its reason and its original
+//! bytes, or the end-of-source marker. A bad record never touches its neighbours. The payload is JSON: plain, a CloudEvent in
+//! structured mode, or in binary mode with `ce_` headers. Event time is not judged here beyond its form: bounds of time
+//! belong to the task that knows them.
+//!
+//! A record is scanned once ([`scan`]); its columns are copied into one buffer which arrow-json decodes a few thousand rows
+//! at a time. Nothing is allocated per record on that way.
+
+mod exact;
+mod keys;
+mod scan;
+
+pub(crate) use exact::not_json;
+
+use crate::observations;
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt64Array, cast::AsArray, types::TimestampMicrosecondType};
+use arrow_json::{ReaderBuilder, reader::Decoder};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use scan::{Column, Span, Wants};
+use schemas::{DeadLetter, DeadReason, Record, SourceBatch};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Rows that arrow-json decodes at once: few enough that text and tape stay in the processor's cache.
+const ROWS_AT_ONCE: usize = 4096;
+
+#[derive(Clone, Debug)]
+pub struct DecoderSpec {
+    pub topic: String,
+    /// The declared columns, all nullable.
+    pub schema: SchemaRef,
+    /// Indices of the key columns: the record key is their texts joined by `|`.
+    pub key: Vec<usize>,
+    pub partitions: u32,
+    /// Rows are taken from whatever partition they stand in.
+    pub trust_partition: bool,
+    /// A record without a value is a tombstone and not a dead letter.
+    pub table: bool,
+}
+
+pub struct SourceDecoder {
+    spec: DecoderSpec,
+    columns: Vec<Column>,
+    /// Columns that a CloudEvent's attributes fill: (`ce_` header, column).
+    from_headers: Vec<(&'static str, usize)>,
+    json_schema: SchemaRef,
+    json: Decoder,
+    spans: Vec<Span>,
+    text: Vec<u8>,
+}
+
+/// One decoded or yet undecoded row: which record it is, and where its text stands.
+struct Row {
+    record: usize,
+    text: Span,
+    tombstone: bool,
+}
+
+/// The cut that is being decoded.
+struct Cut<'a> {
+    partition: u32,
+    records: &'a [Record],
+    pending: Vec<Row>,
+    rows: Vec<Row>,
+    batches: Vec<RecordBatch>,
+    dead: Vec<DeadLetter>,
+}
+
+impl SourceDecoder {
+    pub fn new(spec: DecoderSpec) -> Result<Self, ArrowError> {
+        let columns: Vec<Column> = spec.schema.fields().iter().map(|f| column(f)).collect();
+        let by_name = |name: &str| columns.iter().position(|c| c.name == name);
+        let from_headers = [("ce_id", by_name("event_id")), ("ce_time", by_name("event_time"))];
+        if let Some(bad) = spec.key.iter().find(|k| **k >= columns.len()) {
+            return Err(ArrowError::SchemaError(format!("key column {bad} of source `{}` does not exist", spec.topic)));
+        }
+        let json_schema: SchemaRef = Arc::new(Schema::new(spec.schema.fields().iter().map(|f| json_field(f)).collect::<Vec<_>>()));
+        Ok(Self {
+            from_headers: from_headers.into_iter().filter_map(|(header, column)| Some((header, column?))).collect(),
+            json: json_decoder(&json_schema)?,
+            json_schema,
+            spans: vec![0..0; columns.len()],
+            columns,
+            text: Vec::new(),
+            spec,
+        })
+    }
+
+    /// Decodes the records `[from, to)` of `partition`. An error is a fault of the decoder or its schema, never of a record.
+    pub fn decode(&mut self, partition: u32, from: u64, to: u64, records: &[Record]) -> Result<SourceBatch, ArrowError> {
+        debug_assert!(records.iter().all(|r| (from..to).contains(&r.offset)));
+        let mut cut = Cut { partition, records, pending: Vec::new(), rows: Vec::with_capacity(records.len()), batches: Vec::new(), dead: Vec::new() };
+        let mut end_of_source = None;
+        for (index, record) in records.iter().enumerate() {
+            if record.is_end_of_source() {
+                end_of_source = Some(record.offset);
+                continue;
+            }
+            let start = self.text.len();
+            match self.write_row(record) {
+                Ok(()) => cut.pending.push(Row { record: index, text: start..self.text.len(), tombstone: record.value.is_none() }),
+                Err(reason) => cut.bury(&self.spec.topic, index, DeadReason::Undecodable, reason),
+            }
+            if cut.pending.len() == ROWS_AT_ONCE {
+                self.decode_pending(&mut cut)?;
+            }
+        }
+        self.decode_pending(&mut cut)?;
+        let mut batch = self.assemble(cut, from, to)?;
+        batch.end_of_source = end_of_source;
+        observations::decoded(&self.spec.topic, batch.rows.num_rows() as u64, &batch.dead);
+        Ok(batch)
+    }
+
+    /// Appends the columns of `record` to the text, as one JSON object.
+    fn write_row(&mut self, record: &Record) -> Result<(), String> {
+        let Some(payload) = &record.value else { return self.write_tombstone(record) };
+        if is_structured(record) || !scan::fits(payload, &self.columns, &mut self.spans) {
+            return self.write_exactly(record);
+        }
+        let start = self.text.len();
+        self.text.push(b'{');
+        for (column, span) in self.columns.iter().zip(&self.spans) {
+            if !span.is_empty() {
+                exact::separate(&mut self.text, start);
+                self.text.extend_from_slice(&column.prefix);
+                self.text.extend_from_slice(&payload[span.clone()]);
+            }
+        }
+        if !record.headers.is_empty() {
+            for (column, text) in from_headers(&self.from_headers, record).filter(|(column, _)| self.spans[*column].is_empty()) {
+                exact::separate(&mut self.text, start);
+                self.text.extend_from_slice(&self.columns[column].prefix);
+                exact::write_json(&Value::from(text), &mut self.text);
+            }
+        }
+        self.text.push(b'}');
+        Ok(())
+    }
+
+    fn write_exactly(&mut self, record: &Record) -> Result<(), String> {
+        let Some(payload) = &record.value else { return self.write_tombstone(record) };
+        let extra: Vec<(usize, &str)> = from_headers(&self.from_headers, record).collect();
+        exact::rewrite(payload, is_structured(record), &self.columns, &extra, &mut self.text)
+    }
+
+    /// A tombstone is a row of its key columns alone.
+    fn write_tombstone(&mut self, record: &Record) -> Result<(), String> {
+        if !self.spec.table {
+            return Err("record has no value, and the source is not a table".to_owned());
+        }
+        let key = record.key.as_deref().map(std::str::from_utf8).and_then(Result::ok).ok_or("tombstone has no key that is a text")?;
+        let parts: Vec<&str> = key.split('|').collect();
+        if parts.len() != self.spec.key.len() {
+            return Err(format!("record key `{key}` has {} parts, the source's key has {}", parts.len(), self.spec.key.len()));
+        }
+        let start = self.text.len();
+        self.text.push(b'{');
+        for (part, column) in parts.into_iter().zip(&self.spec.key) {
+            let column = &self.columns[*column];
+            let value = match column.wants {
+                Wants::Text | Wants::Time => Value::from(part),
+                _ => serde_json::from_str(part).unwrap_or_else(|_| Value::from(part)),
+            };
+            exact::separate(&mut self.text, start);
+            self.text.extend_from_slice(&column.prefix);
+            exact::write_json(&value, &mut self.text);
+        }
+        self.text.push(b'}');
+        Ok(())
+    }
+
+    /// Decodes what is pending. When that fails as a whole, each record is checked exactly; what then still fails is halved
+    /// until the culprits stand alone.
+    fn decode_pending(&mut self, cut: &mut Cut<'_>) -> Result<(), ArrowError> {
+        let pending = std::mem::take(&mut cut.pending);
+        if !pending.is_empty() {
+            match self.decode_rows(&pending) {
+                Ok(batch) => {
+                    cut.batches.push(batch);
+                    cut.rows.extend(pending);
+                }
+                Err(_) => self.decode_suspects(cut, pending)?,
+            }
+        }
+        self.text.clear();
+        Ok(())
+    }
+
+    fn decode_suspects(&mut self, cut: &mut Cut<'_>, suspects: Vec<Row>) -> Result<(), ArrowError> {
+        self.text.clear();
+        let mut rows = Vec::with_capacity(suspects.len());
+        for row in suspects {
+            let start = self.text.len();
+            match self.write_exactly(&cut.records[row.record]) {
+                Ok(()) => rows.push(Row { text: start..self.text.len(), ..row }),
+                Err(reason) => cut.bury(&self.spec.topic, row.record, DeadReason::Undecodable, reason),
+            }
+        }
+        self.halve(cut, rows)
+    }
+
+    fn halve(&mut self, cut: &mut Cut<'_>, mut rows: Vec<Row>) -> Result<(), ArrowError> {
+        match self.decode_rows(&rows) {
+            Ok(batch) => {
+                cut.batches.push(batch);
+                cut.rows.extend(rows);
+            }
+            Err(error) if rows.len() == 1 => {
+                let reason = error.to_string();
+                let reason = reason.strip_prefix("Json error: ").unwrap_or(&reason).to_owned();
+                cut.bury(&self.spec.topic, rows[0].record, DeadReason::Undecodable, reason);
+            }
+            Err(_) => {
+                let second = rows.split_off(rows.len() / 2);
+                self.halve(cut, rows)?;
+                self.halve(cut, second)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The texts of `rows` stand one behind the other.
+    fn decode_rows(&mut self, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return Ok(RecordBatch::new_empty(self.spec.schema.clone()));
+        };
+        let text = &self.text[first.text.start..last.text.end];
+        let decoded = self.json.decode(text).and_then(|read| Ok((read, self.json.flush()?)));
+        let batch = match decoded {
+            Ok((read, Some(batch))) if read == text.len() && batch.num_rows() == rows.len() => batch,
+            other => {
+                // What a failed decoder still holds would end in the next batch.
+                self.json = json_decoder(&self.json_schema)?;
+                return Err(other.err().unwrap_or_else(|| ArrowError::JsonError("not one row a record".to_owned())));
+            }
+        };
+        let columns = batch.columns().iter().zip(self.spec.schema.fields()).map(|(c, f)| with_declared_zone(c, f)).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        RecordBatch::try_new_with_options(self.spec.schema.clone(), columns, &options)
+    }
+
+    fn assemble(&self, mut cut: Cut<'_>, from: u64, to: u64) -> Result<SourceBatch, ArrowError> {
+        let schema = &self.spec.schema;
+        let mut rows = match cut.batches.as_slice() {
+            [one] => one.clone(),
+            many => arrow_select::concat::concat_batches(schema, many)?,
+        };
+        let (keys, faults) = keys::check(&self.spec, &rows, &cut)?;
+        if !faults.is_empty() {
+            let mut good = vec![true; cut.rows.len()];
+            for (row, kind, reason) in faults {
+                good[row] = false;
+                cut.bury(&self.spec.topic, cut.rows[row].record, kind, reason);
+            }
+            rows = arrow_select::filter::filter_record_batch(&rows, &BooleanArray::from(good.clone()))?;
+            let mut good = good.into_iter();
+            cut.rows.retain(|_| good.next().unwrap_or(true));
+        }
+        cut.dead.sort_by_key(|letter| letter.offset);
+        let record = |row: &Row| &cut.records[row.record];
+        let tombstones = cut.rows.iter().any(|r| r.tombstone).then(|| cut.rows.iter().map(|r| Some(r.tombstone)).collect::<BooleanArray>());
+        Ok(SourceBatch {
+            topic: self.spec.topic.clone(),
+            partition: cut.partition,
+            from,
+            to,
+            rows,
+            keys,
+            offsets: UInt64Array::from_iter_values(cut.rows.iter().map(|r| record(r).offset)),
+            append_us: Int64Array::from_iter_values(cut.rows.iter().map(|r| record(r).append_us)),
+            tombstones,
+            end_of_source: None,
+            dead: cut.dead,
+        })
+    }
+}
+
+impl Cut<'_> {
+    fn bury(&mut self, topic: &str, record: usize, kind: DeadReason, reason: String) {
+        let record = &self.records[record];
+        self.dead.push(DeadLetter {
+            topic: topic.to_owned(),
+            partition: self.partition,
+            offset: record.offset,
+            append_us: record.append_us,
+            kind,
+            reason,
+            key: record.key.clone(),
+            value: record.value.clone(),
+        });
+    }
+}
+
+/// The whole CloudEvent is the payload.
+fn is_structured(record: &Record) -> bool {
+    record.header("content-type").is_some_and(|t| t.starts_with(b"application/cloudevents+json"))
+}
+
+/// Columns and texts that the attributes of a CloudEvent in binary mode offer.
+fn from_headers<'a>(wanted: &'a [(&'static str, usize)], record: &'a Record) -> impl Iterator<Item = (usize, &'a str)> {
+    wanted.iter().filter_map(|(header, column)| Some((*column, std::str::from_utf8(record.header(header)?).ok()?)))
+}
+
+fn column(field: &Field) -> Column {
+    let mut prefix = Value::from(field.name().as_str()).to_string().into_bytes();
+    prefix.push(b':');
+    Column { name: field.name().clone(), prefix, wants: Wants::of(field.data_type()) }
+}
+
+/// arrow-json knows the zone `UTC` only when arrow was built with the tz database; it is the same as `+00:00`.
+fn json_field(field: &Field) -> Field {
+    let data_type = match field.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
+        other => other.clone(),
+    };
+    Field::new(field.name(), data_type, true)
+}
+
+fn with_declared_zone(column: &ArrayRef, field: &Field) -> ArrayRef {
+    match field.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => {
+            Arc::new(column.as_primitive::<TimestampMicrosecondType>().clone().with_timezone(zone.clone()))
+        }
+        _ => column.clone(),
+    }
+}
+
+fn json_decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {
+    ReaderBuilder::new(schema.clone()).with_batch_size(ROWS_AT_ONCE).build_decoder()
+}

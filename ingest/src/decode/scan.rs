@@ -1,0 +1,270 @@
+//! One pass over a JSON object that decides whether it may go to Arrow as it stands.
+//!
+//! arrow-json is lenient where an operator must not be: it takes `"12"` and `12.7` for a BIGINT, a number for a time, and
+//! objects without commas. So every record is scanned first. A flat object whose fields have the declared kinds passes with
+//! the spans of its columns; anything else (an escape, a nested value, a wrong kind, bad syntax) is not judged here but left
+//! to the exact and slower check in `exact`. A false alarm costs a microsecond and changes nothing.
+
+use arrow_schema::DataType;
+
+/// A column of the source as its JSON field.
+pub struct Column {
+    pub name: String,
+    /// `"name":`, as it is written in front of the value.
+    pub prefix: Vec<u8>,
+    pub wants: Wants,
+}
+
+/// What a column's type asks of the JSON value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Number,
+    Text,
+    Bool,
+    Time,
+    /// Left to arrow-json: decimals, dates, lists, structs.
+    Other,
+}
+
+impl Wants {
+    pub fn of(data_type: &DataType) -> Self {
+        let integer = |min: i64, max: i64| Self::Integer { min, max };
+        match data_type {
+            DataType::Int64 => integer(i64::MIN, i64::MAX),
+            DataType::Int32 => integer(i32::MIN.into(), i32::MAX.into()),
+            DataType::Int16 => integer(i16::MIN.into(), i16::MAX.into()),
+            DataType::Int8 => integer(i8::MIN.into(), i8::MAX.into()),
+            DataType::Float64 | DataType::Float32 => Self::Number,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Self::Text,
+            DataType::Boolean => Self::Bool,
+            DataType::Timestamp(_, _) => Self::Time,
+            _ => Self::Other,
+        }
+    }
+
+    /// The words that a dead letter uses for what was expected.
+    pub fn expected(self) -> &'static str {
+        match self {
+            Self::Integer { min: i64::MIN, .. } => "an integer",
+            Self::Integer { .. } => "an integer of the column's size",
+            Self::Number => "a number",
+            Self::Text => "a text",
+            Self::Bool => "true or false",
+            Self::Time => "an RFC 3339 time",
+            Self::Other => "a value of the column's type",
+        }
+    }
+}
+
+/// Where a column's value stands in the scanned bytes; empty where the column is missing or null.
+pub type Span = std::ops::Range<usize>;
+
+/// True when `bytes` is one flat JSON object that fits `columns`; their values are then at `spans`.
+pub fn fits(bytes: &[u8], columns: &[Column], spans: &mut [Span]) -> bool {
+    spans.fill(0..0);
+    scan(bytes, columns, spans).is_some() && std::str::from_utf8(bytes).is_ok()
+}
+
+fn scan(bytes: &[u8], columns: &[Column], spans: &mut [Span]) -> Option<()> {
+    let mut at = expect(bytes, 0, b'{')?;
+    let mut hint = 0;
+    loop {
+        at = expect(bytes, at, b'"')?;
+        let key_end = text_end(bytes, at)?;
+        let key = &bytes[at..key_end];
+        at = blank(bytes, expect(bytes, key_end + 1, b':')?);
+        let found = column_of(key, columns, hint);
+        let wants = match found {
+            Some(column) => {
+                hint = column + 1;
+                Some(columns[column].wants)
+            }
+            None if key == b"specversion" => return None,
+            None => None,
+        };
+        let end = value_end(bytes, at, wants)?;
+        if let Some(column) = found {
+            spans[column] = if bytes[at] == b'n' { 0..0 } else { at..end };
+        }
+        at = blank(bytes, end);
+        match bytes.get(at)? {
+            b',' => at += 1,
+            b'}' => break,
+            _ => return None,
+        }
+    }
+    (blank(bytes, at + 1) == bytes.len()).then_some(())
+}
+
+/// Fields mostly come in the order of the columns, so the one after the last match is tried first.
+fn column_of(key: &[u8], columns: &[Column], hint: usize) -> Option<usize> {
+    if columns.get(hint).is_some_and(|c| c.name.as_bytes() == key) {
+        return Some(hint);
+    }
+    columns.iter().position(|c| c.name.as_bytes() == key)
+}
+
+/// Where the value at `at` ends, when it is a scalar of the wanted kind.
+fn value_end(bytes: &[u8], at: usize, wants: Option<Wants>) -> Option<usize> {
+    match *bytes.get(at)? {
+        b'"' => {
+            let end = text_end(bytes, at + 1)?;
+            let fits = match wants {
+                None | Some(Wants::Text | Wants::Other) => true,
+                Some(Wants::Time) => looks_rfc3339(&bytes[at + 1..end]),
+                Some(Wants::Integer { .. } | Wants::Number | Wants::Bool) => false,
+            };
+            fits.then_some(end + 1)
+        }
+        b'-' | b'0'..=b'9' => {
+            let (end, integer) = number_end(bytes, at)?;
+            let fits = match wants {
+                None | Some(Wants::Number | Wants::Other) => true,
+                Some(Wants::Integer { min: i64::MIN, .. }) => integer && end - at <= 18,
+                Some(Wants::Integer { .. }) => integer && end - at <= 2,
+                Some(Wants::Text | Wants::Bool | Wants::Time) => false,
+            };
+            fits.then_some(end)
+        }
+        b'n' => literal(bytes, at, b"null"),
+        b't' if matches!(wants, None | Some(Wants::Bool)) => literal(bytes, at, b"true"),
+        b'f' if matches!(wants, None | Some(Wants::Bool)) => literal(bytes, at, b"false"),
+        _ => None,
+    }
+}
+
+fn literal(bytes: &[u8], at: usize, word: &[u8]) -> Option<usize> {
+    bytes[at..].starts_with(word).then_some(at + word.len())
+}
+
+/// The end of a JSON number, and whether it is written as an integer.
+fn number_end(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    let digits = |mut i: usize| {
+        let first = i;
+        while bytes.get(i).is_some_and(u8::is_ascii_digit) {
+            i += 1;
+        }
+        (i > first).then_some(i)
+    };
+    let first = at + usize::from(bytes[at] == b'-');
+    let mut end = digits(first)?;
+    if bytes[first] == b'0' && end > first + 1 {
+        return None;
+    }
+    let integer_end = end;
+    if bytes.get(end) == Some(&b'.') {
+        end = digits(end + 1)?;
+    }
+    if matches!(bytes.get(end), Some(b'e' | b'E')) {
+        let sign = usize::from(matches!(bytes.get(end + 1), Some(b'+' | b'-')));
+        end = digits(end + 1 + sign)?;
+    }
+    Some((end, end == integer_end))
+}
+
+/// The closing quote of a text that begins at `at` and has no escape.
+fn text_end(bytes: &[u8], at: usize) -> Option<usize> {
+    for (i, b) in bytes[at..].iter().enumerate() {
+        match b {
+            b'"' => return Some(at + i),
+            b'\\' | 0..=0x1f => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `2026-11-21T18:00:00[.…](Z|±hh:mm)`; whether it is a real time is for arrow to find.
+fn looks_rfc3339(text: &[u8]) -> bool {
+    let n = text.len();
+    (20..=35).contains(&n)
+        && (text[4], text[7], text[10], text[13], text[16]) == (b'-', b'-', b'T', b':', b':')
+        && (text[n - 1] == b'Z' || (matches!(text[n - 6], b'+' | b'-') && text[n - 3] == b':'))
+}
+
+fn expect(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
+    let at = blank(bytes, at);
+    (bytes.get(at) == Some(&byte)).then_some(at + 1)
+}
+
+fn blank(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns() -> Vec<Column> {
+        let all = [
+            ("tenant", DataType::Utf8),
+            ("n", DataType::Int64),
+            ("x", DataType::Float64),
+            ("t", DataType::Timestamp(arrow_schema::TimeUnit::Microsecond, None)),
+        ];
+        all.map(|(name, t)| Column { name: name.into(), prefix: Vec::new(), wants: Wants::of(&t) }).into()
+    }
+
+    #[test]
+    fn what_passes_is_json_with_the_declared_kinds() {
+        let good =
+            [r#"{"tenant":"a","n":1,"x":1.5e3,"t":"2026-11-21T18:00:00Z"}"#, r#" { "n" : -12 , "other" : true, "t" : null , "x":0 } "#, r#"{"other":[]}"#];
+        let mut spans = vec![0..0; 4];
+        assert!(fits(good[0].as_bytes(), &columns(), &mut spans));
+        assert_eq!(&good[0][spans[2].clone()], "1.5e3");
+        assert!(fits(good[1].as_bytes(), &columns(), &mut spans));
+        assert_eq!((&good[1][spans[1].clone()], spans[3].clone(), spans[0].clone()), ("-12", 0..0, 0..0));
+        assert!(!fits(good[2].as_bytes(), &columns(), &mut spans), "nested values are for the exact check");
+    }
+
+    #[test]
+    fn what_serde_json_refuses_never_passes() {
+        let seeds = [r#"{"tenant":"a","n":1,"x":-1.5e3,"t":"2026-11-21T18:00:00Z","u":null}"#, r#"{"n":0,"b":false}"#];
+        let mut spans = vec![0..0; 4];
+        let mut passed = 0;
+        for seed in seeds {
+            for at in 0..seed.len() {
+                for byte in 0..=255_u8 {
+                    let (mut replaced, mut inserted) = (seed.as_bytes().to_vec(), seed.as_bytes().to_vec());
+                    replaced[at] = byte;
+                    inserted.insert(at, byte);
+                    let cut = seed.as_bytes()[..at].to_vec();
+                    for bytes in [replaced, inserted, cut] {
+                        if fits(&bytes, &columns(), &mut spans) {
+                            passed += 1;
+                            assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_ok(), "{}", String::from_utf8_lossy(&bytes));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(passed > 1_000);
+    }
+
+    #[test]
+    fn wrong_kinds_never_pass() {
+        let bad = [
+            r#"{"n":"1"}"#,
+            r#"{"n":1.0}"#,
+            r#"{"n":1e3}"#,
+            r#"{"x":"1"}"#,
+            r#"{"t":5}"#,
+            r#"{"t":"2026-11-21"}"#,
+            r#"{"t":"2026-11-21 18:00:00"}"#,
+            r#"{"tenant":1}"#,
+            r#"{"n":true}"#,
+            r#"{"n":9223372036854775808}"#,
+        ];
+        let mut spans = vec![0..0; 4];
+        for text in bad {
+            assert!(!fits(text.as_bytes(), &columns(), &mut spans), "{text}");
+        }
+    }
+}

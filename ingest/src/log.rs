@@ -1,0 +1,163 @@
+//! The log: an ordered, durable, partitioned sequence of records, and the only place where an event is accepted.
+//!
+//! What stands here is the contract, shaped for Apache Kafka and for the embedded log alike; `contract` tests it.
+//! It knows nothing of what a record means: no JSON, no key columns, no epochs.
+
+use async_trait::async_trait;
+use schemas::{NewRecord, Record};
+use std::{sync::Arc, time::Duration};
+
+/// The largest record (key, value and headers) that any topic takes.
+pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest record that a source topic takes unless it is configured otherwise.
+pub const SOURCE_RECORD_BYTES_MAX: usize = 1024 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: u32,
+    /// The newest record per key is what counts; a log may forget the others. The embedded log keeps them all.
+    pub compacted: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the first record; the others follow without a gap.
+    pub base_offset: u64,
+    /// UTC microseconds, the same for all records of the append.
+    pub append_us: i64,
+}
+
+#[derive(Debug)]
+pub struct Fetch {
+    /// In offset order, the first one at the reader's position.
+    pub records: Vec<Record>,
+    /// The log's own answer, fresh: nothing stood after these records.
+    pub caught_up: bool,
+}
+
+/// A durable log of topics and partitions.
+///
+/// An append that returned is durable, stands at contiguous offsets and is seen by every reader from then on. An append that
+/// failed is not acknowledged; after an error of kind [`ErrorKind::Retry`] it may stand in the log all the same, so one who
+/// sends it again must be able to tell. Append times never go back within a partition, and two appends to it never share one.
+#[async_trait]
+pub trait Log: Send + Sync + 'static {
+    /// True when the topic was created now. One that exists with another number of partitions is an error with both.
+    async fn create_topic(&self, spec: &TopicSpec) -> Result<bool, LogError>;
+
+    /// All topics, by name.
+    async fn topics(&self) -> Result<Vec<TopicSpec>, LogError>;
+
+    /// All of them or none, durable when it returns, in order, contiguous offsets.
+    async fn append(&self, topic: &str, partition: u32, records: Vec<NewRecord>) -> Result<Appended, LogError>;
+
+    /// Records for several partitions of a topic in one durable commit; each goes where murmur2 of its key says. A null key is
+    /// an error.
+    async fn append_keyed(&self, topic: &str, records: Vec<NewRecord>) -> Result<(), LogError>;
+
+    /// The first offset that can still be read.
+    async fn start(&self, topic: &str, partition: u32) -> Result<u64, LogError>;
+
+    /// The offset that the next record will have.
+    async fn end(&self, topic: &str, partition: u32) -> Result<u64, LogError>;
+
+    /// A reader at `from`; whether the log holds that offset is found by its first fetch.
+    fn reader(&self, topic: &str, partition: u32, from: u64) -> Result<Box<dyn LogReader>, LogError>;
+
+    /// Lets the log forget what stands before `offset`.
+    async fn delete_before(&self, topic: &str, partition: u32, offset: u64) -> Result<(), LogError>;
+
+    /// Which partitions of `topic` (an epoch topic) this process owns. Embedded: all, at once.
+    fn ownership(&self, topic: &str) -> Result<Box<dyn Ownership>, LogError>;
+}
+
+/// Reads one partition in offset order.
+#[async_trait]
+pub trait LogReader: Send {
+    /// Returns as soon as there is at least one record, or when the end is reached and `wait` has passed (then empty and caught
+    /// up). One record is returned even where it is larger than `max_bytes`. After an error the position is unchanged.
+    async fn fetch(&mut self, max_records: usize, max_bytes: usize, wait: Duration) -> Result<Fetch, LogError>;
+
+    /// The offset of the next record.
+    fn position(&self) -> u64;
+
+    fn seek(&mut self, offset: u64);
+}
+
+/// Membership in the group that shares the partitions of an epoch topic.
+#[async_trait]
+pub trait Ownership: Send {
+    /// Waits for the next change and returns what is owned after it. The first call answers with the first assignment.
+    async fn changed(&mut self) -> Vec<u32>;
+
+    fn owned(&self) -> Vec<u32>;
+
+    /// Commits `offset` synchronously through the membership, before a claim. False: this generation is over, give the task up.
+    async fn confirm(&self, partition: u32, offset: u64) -> Result<bool, LogError>;
+}
+
+/// What the caller should do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Weather: the same call may succeed later.
+    Retry,
+    /// The call is wrong and will stay wrong.
+    Reject,
+    /// The log cannot go on; a person must act.
+    Stop,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("topic `{topic}` does not exist")]
+    UnknownTopic { topic: String },
+    #[error("topic `{topic}` has no partition {partition}, it has {partitions} of them from 0 on")]
+    UnknownPartition { topic: String, partition: u32, partitions: u32 },
+    #[error("offset {offset} of `{topic}/{partition}` is not in the log, which holds {start} to {end}")]
+    OffsetOutOfRange { topic: String, partition: u32, offset: u64, start: u64, end: u64 },
+    #[error("topic `{topic}` has {existing} partitions, expected {wanted}")]
+    PartitionsDiffer { topic: String, existing: u32, wanted: u32 },
+    #[error("topic `{topic}` cannot be created: {reason}")]
+    InvalidTopic { topic: String, reason: &'static str },
+    #[error("record {index} for topic `{topic}` has no key, so no partition")]
+    NullKey { topic: String, index: usize },
+    #[error("record for topic `{topic}` has {bytes} bytes, the limit is {limit}")]
+    RecordTooLarge { topic: String, bytes: usize, limit: usize },
+    #[error("disk is full: cannot write `{file}`")]
+    DiskFull { file: String },
+    #[error("log `{dir}` is in use by another process")]
+    Locked { dir: String },
+    #[error("log is damaged at `{topic}/{partition}@{offset}` in `{file}`: {what}")]
+    Damaged { topic: String, partition: u32, offset: u64, file: String, what: String },
+    #[error("log is damaged: `{file}`: {what}")]
+    DamagedFile { file: String, what: String },
+    #[error("log is closed")]
+    Closed,
+    #[error("cannot access log `{file}`: {source}")]
+    Io { file: String, source: Arc<std::io::Error> },
+}
+
+impl LogError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::DiskFull { .. } | Self::Io { .. } => ErrorKind::Retry,
+            Self::UnknownTopic { .. }
+            | Self::UnknownPartition { .. }
+            | Self::PartitionsDiffer { .. }
+            | Self::InvalidTopic { .. }
+            | Self::NullKey { .. }
+            | Self::RecordTooLarge { .. } => ErrorKind::Reject,
+            Self::OffsetOutOfRange { .. } | Self::Locked { .. } | Self::Damaged { .. } | Self::DamagedFile { .. } | Self::Closed => ErrorKind::Stop,
+        }
+    }
+
+    /// An error of the operating system; a full disk is told from the others.
+    pub fn io(file: &str, error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => Self::DiskFull { file: file.to_owned() },
+            _ => Self::Io { file: file.to_owned(), source: Arc::new(error) },
+        }
+    }
+}

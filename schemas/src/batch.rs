@@ -1,0 +1,93 @@
+//! Decoded input: what `ingest` hands to a task.
+
+use arrow_array::{ArrayRef, BinaryArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Why a record became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeadReason {
+    /// The payload is not what the source's columns say.
+    Undecodable,
+    /// The record stands in another partition than murmur2 of its key says, or its key is not that of its payload.
+    Misplaced,
+    /// `event_time` is missing, before 1980, or more than a day ahead of the append time.
+    BadTime,
+}
+
+impl DeadReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Undecodable => "undecodable",
+            Self::Misplaced => "misplaced",
+            Self::BadTime => "bad_time",
+        }
+    }
+}
+
+/// A record that could not be taken: its coordinates, why, and its original bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    pub topic: String,
+    pub partition: u32,
+    pub offset: u64,
+    pub append_us: i64,
+    pub kind: DeadReason,
+    /// One sentence in the house's wording, e.g. ``field `bytes_down` is `"12a"`, expected an integer``.
+    pub reason: String,
+    pub key: Option<Bytes>,
+    pub value: Option<Bytes>,
+}
+
+impl DeadLetter {
+    pub fn schema() -> Schema {
+        Schema::new(vec![
+            Field::new("topic", DataType::Utf8, false),
+            Field::new("partition", DataType::UInt32, false),
+            Field::new("offset", DataType::UInt64, false),
+            Field::new("append_us", DataType::Int64, false),
+            Field::new("kind", DataType::Utf8, false),
+            Field::new("reason", DataType::Utf8, false),
+            Field::new("key", DataType::Binary, true),
+            Field::new("value", DataType::Binary, true),
+        ])
+    }
+
+    /// Dead letters as the rows of an output.
+    pub fn to_batch(letters: &[Self]) -> Result<RecordBatch, ArrowError> {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(letters.iter().map(|l| &l.topic))),
+            Arc::new(UInt32Array::from_iter_values(letters.iter().map(|l| l.partition))),
+            Arc::new(UInt64Array::from_iter_values(letters.iter().map(|l| l.offset))),
+            Arc::new(Int64Array::from_iter_values(letters.iter().map(|l| l.append_us))),
+            Arc::new(StringArray::from_iter_values(letters.iter().map(|l| l.kind.as_str()))),
+            Arc::new(StringArray::from_iter_values(letters.iter().map(|l| &l.reason))),
+            Arc::new(BinaryArray::from_iter(letters.iter().map(|l| l.key.as_deref()))),
+            Arc::new(BinaryArray::from_iter(letters.iter().map(|l| l.value.as_deref()))),
+        ];
+        RecordBatch::try_new(Arc::new(Self::schema()), columns)
+    }
+}
+
+/// The decoded records `[from, to)` of one partition of one source topic.
+#[derive(Clone, Debug)]
+pub struct SourceBatch {
+    pub topic: String,
+    pub partition: u32,
+    pub from: u64,
+    pub to: u64,
+    /// One row a decoded record, in offset order; the columns that the source declares, in its order.
+    pub rows: RecordBatch,
+    /// Record keys, row by row.
+    pub keys: BinaryArray,
+    /// Offsets, row by row.
+    pub offsets: UInt64Array,
+    /// Append times in UTC microseconds, row by row.
+    pub append_us: Int64Array,
+    /// True where the record was a tombstone: its columns other than the key's are null.
+    pub tombstones: Option<BooleanArray>,
+    /// Offset of the end-of-source marker, when one stands in the range.
+    pub end_of_source: Option<u64>,
+    pub dead: Vec<DeadLetter>,
+}

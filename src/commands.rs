@@ -1,0 +1,69 @@
+//! The commands: one file each, from arguments to text on standard output.
+
+pub mod check;
+pub mod demo;
+pub mod explain;
+pub mod import;
+pub mod run;
+pub mod schema;
+pub mod token;
+pub mod topics;
+pub mod r#try;
+
+use anyhow::Context;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use stream_jobs::{
+    plan::Job,
+    sql::{CHURN_MODEL, FunctionContext, SqlError, plan_job},
+};
+
+/// A job file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error("cannot read job `{file}`: {source}")]
+    Unreadable { file: PathBuf, source: std::io::Error },
+    #[error("`{file}`:{}:{}: {}", source.line, source.column, source.message)]
+    Sql { file: PathBuf, source: Box<SqlError> },
+    #[error("model `{file}`: {source}")]
+    Model { file: PathBuf, source: models::ModelError },
+}
+
+impl JobError {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Sql { source, .. } => source.hint.clone(),
+            Self::Unreadable { .. } | Self::Model { .. } => None,
+        }
+    }
+}
+
+/// Reads and plans a job; it is called what its file is called.
+pub fn plan_file(file: &Path, functions: &FunctionContext) -> Result<Job, JobError> {
+    let text = std::fs::read_to_string(file).map_err(|source| JobError::Unreadable { file: file.to_owned(), source })?;
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    plan_job(&name, &text, functions).map_err(|source| JobError::Sql { file: file.to_owned(), source: Box::new(source) })
+}
+
+/// What a job's functions need: the churn model, where there is one.
+pub fn functions(churn_model: Option<&Path>) -> Result<FunctionContext, JobError> {
+    let mut context = FunctionContext::default();
+    if let Some(file) = churn_model {
+        let model = models::ChurnModel::load(file).map_err(|source| JobError::Model { file: file.to_owned(), source })?;
+        context.models.insert(CHURN_MODEL.to_owned(), Arc::new(model));
+    }
+    Ok(context)
+}
+
+/// Writes `text` to standard output, with a line end.
+pub fn print(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}")
+}

@@ -1,0 +1,78 @@
+//! Follows the accepted chain of one task: what sinks, gateways and `try` read.
+
+use async_trait::async_trait;
+use ingest::log::{Log, LogError, LogReader};
+use schemas::{AcceptedEpoch, ChainPosition, EpochRecord, Verdict, epoch::EpochDecodeError};
+use std::{sync::Arc, time::Duration};
+
+/// Bytes of epoch records that are read at a time.
+const FETCH_BYTES: usize = 8 * 1024 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("epoch record at `{topic}/{partition}@{offset}`: {source}")]
+    Record { topic: String, partition: u32, offset: u64, source: EpochDecodeError },
+}
+
+pub struct ChainFollower {
+    topic: String,
+    partition: u32,
+    reader: Box<dyn LogReader>,
+    position: ChainPosition,
+    ignored: u64,
+}
+
+impl ChainFollower {
+    /// Follows `topic/partition` from `position`; the default position is the start.
+    pub fn new(log: &Arc<dyn Log>, topic: &str, partition: u32, position: ChainPosition) -> Result<Self, ChainError> {
+        Ok(Self { topic: topic.to_owned(), partition, reader: log.reader(topic, partition, position.next_offset)?, position, ignored: 0 })
+    }
+
+    pub fn position(&self) -> ChainPosition {
+        self.position
+    }
+
+    /// Records that lost against an earlier one.
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// The next accepted epochs, at least one unless `wait` passes first; the flag says that the log holds no more.
+    pub async fn next_epochs(&mut self, max: usize, wait: Duration) -> Result<(Vec<AcceptedEpoch>, bool), ChainError> {
+        let fetched = self.reader.fetch(max, FETCH_BYTES, wait).await?;
+        let mut accepted = Vec::with_capacity(fetched.records.len());
+        for record in &fetched.records {
+            let bytes = record.value.as_deref().unwrap_or_default();
+            let fault = |source| ChainError::Record { topic: self.topic.clone(), partition: self.partition, offset: record.offset, source };
+            let header = EpochRecord::decode_header(bytes).map_err(fault)?;
+            match self.position.offer(record.offset, &header) {
+                Verdict::Accepted => accepted.push(AcceptedEpoch { offset: record.offset, record: EpochRecord::decode(bytes).map_err(fault)? }),
+                Verdict::Ignored => self.ignored += 1,
+            }
+        }
+        Ok((accepted, fetched.caught_up))
+    }
+}
+
+#[async_trait]
+impl sinks::EpochSource for ChainFollower {
+    async fn seek(&mut self, position: ChainPosition) -> Result<(), sinks::SourceError> {
+        self.reader.seek(position.next_offset);
+        self.position = position;
+        Ok(())
+    }
+
+    async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<Arc<AcceptedEpoch>>, sinks::SourceError> {
+        let (epochs, _) = self.next_epochs(max, wait).await.map_err(source_error)?;
+        Ok(epochs.into_iter().map(Arc::new).collect())
+    }
+}
+
+fn source_error(error: ChainError) -> sinks::SourceError {
+    match &error {
+        ChainError::Log(e) if e.kind() == ingest::ErrorKind::Retry => sinks::SourceError::Unavailable(Box::new(error)),
+        ChainError::Log(_) | ChainError::Record { .. } => sinks::SourceError::Lost(Box::new(error)),
+    }
+}

@@ -1,0 +1,417 @@
+//! The loop of one task: recover, claim, then cut, process, append, for as long as the task is ours.
+//!
+//! The loop owns the task's state. It never waits for an append before it processes the next epoch: up to `inflight` records are on
+//! their way, in order, through one appender. A record that does not land where it was expected means that somebody else wrote
+//! to the partition: the loop stops and starts again from the claim.
+
+use super::{
+    TaskError, Totals,
+    cut::Inputs,
+    feed::{Feed, InputReader},
+    recovery::{Recovered, recover},
+};
+use ingest::log::{Log, Ownership};
+use object_store::ObjectStore;
+use schemas::{ChainPosition, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, NewRecord, Versions, epoch::{EPOCH_RECORD_BYTES_MAX, output_hash}};
+use std::{collections::BTreeMap, sync::{Arc, atomic::AtomicBool, atomic::Ordering}, time::{Duration, Instant, SystemTime}};
+use stream_jobs::{
+    ops::OpError,
+    plan::SourceSpec,
+    snapshot::{Manifest, SnapshotStore},
+    task::{EpochInput, EpochOutput, InputSpec, Task, epoch_topic},
+};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// Outputs that wait for room in a record, beyond which a task takes nothing more in.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// An epoch that has nothing but a watermark to tell is written at most this often.
+const WATERMARK_EVERY: Duration = Duration::from_secs(1);
+const SNAPSHOTS_KEPT: usize = 2;
+
+pub type BuildTask = Arc<dyn Fn() -> Result<Box<dyn Task>, OpError> + Send + Sync>;
+
+/// Everything that a task's loop is told.
+#[derive(Clone)]
+pub struct TaskSetup {
+    pub group: String,
+    pub partition: u32,
+    /// Partitions of the source topics.
+    pub partitions: u32,
+    pub owner: String,
+    pub build: BuildTask,
+    pub log: Arc<dyn Log>,
+    pub snapshots: Arc<dyn ObjectStore>,
+    pub sources: Arc<Vec<SourceSpec>>,
+    pub versions: Versions,
+    pub rows_max: usize,
+    pub cut_min: Duration,
+    pub inflight: usize,
+    pub snapshot_every: u64,
+    pub snapshot_interval: Duration,
+    /// Drop the task without warning after this many epochs.
+    pub crash_every: Option<u64>,
+    pub appended_us: Option<i64>,
+    /// Level 1: its counters are the engine's.
+    pub counts_rows: bool,
+}
+
+/// The watermarks that the last epoch told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    pub watermark: Option<i64>,
+    pub watermarks: BTreeMap<String, i64>,
+}
+
+/// Runs a task until `stop`, through fencing and back-off.
+pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken) -> Result<(), TaskError> {
+    let mut backoff = Duration::from_millis(50);
+    loop {
+        match own(&setup, &totals, &stop).await {
+            Ok(()) => return Ok(()),
+            Err(TaskError::Crash) => debug!(group = setup.group, task = setup.partition, "dropped on purpose"),
+            Err(e @ TaskError::Fenced { .. }) => {
+                warn!(group = setup.group, task = setup.partition, error = %e, "starting again from the claim");
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(Duration::from_secs(5));
+            }
+            Err(TaskError::Log(e)) if e.kind() == ingest::ErrorKind::Retry => {
+                warn!(group = setup.group, task = setup.partition, error = %e, "log does not take it, trying again");
+                metrics::counter!("headend_task_restarts_total", "group" => setup.group.clone()).increment(1);
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(backoff) => {}
+                }
+                backoff = (backoff * 2).min(Duration::from_secs(5));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// One ownership: from recovery to the end.
+async fn own(setup: &TaskSetup, totals: &Arc<Totals>, stop: &CancellationToken) -> Result<(), TaskError> {
+    let recovered = recover(setup, totals).await?;
+    let ownership = setup.log.ownership(&epoch_topic(&setup.group))?;
+    let mut owned = TaskLoop::claim(setup, recovered, ownership, Arc::clone(totals)).await?;
+    let ran = owned.work(stop).await;
+    // A planned stop waits for what is on its way and leaves a snapshot; a crash does neither.
+    if ran.is_ok() { owned.finish().await } else { ran }
+}
+
+struct TaskLoop<'a> {
+    setup: &'a TaskSetup,
+    totals: Arc<Totals>,
+    task: Box<dyn Task>,
+    specs: Vec<InputSpec>,
+    inputs: Inputs,
+    bell: Arc<Notify>,
+    /// The chain as it will be when all records on their way have landed.
+    position: ChainPosition,
+    appender: Appender,
+    told: Told,
+    told_at: Instant,
+    epochs_run: u64,
+    snapshot_at: (u64, Instant),
+    snapshot_busy: Arc<AtomicBool>,
+}
+
+impl<'a> TaskLoop<'a> {
+    /// Reads to the end (done by recovery), confirms the ownership, appends an empty epoch and sees it win.
+    async fn claim(setup: &'a TaskSetup, recovered: Recovered, ownership: Box<dyn Ownership>, totals: Arc<Totals>) -> Result<Self, TaskError> {
+        let Recovered { task, mut position, inputs, told } = recovered;
+        let topic = epoch_topic(&setup.group);
+        if !ownership.confirm(setup.partition, position.next_offset).await? {
+            return Err(TaskError::Fenced { topic, partition: setup.partition, offset: position.next_offset });
+        }
+        let id = new_id(setup);
+        let claim = EpochRecord { header: header(setup, &position, id, EpochKind::Claim), outputs: Vec::new() };
+        let appended = setup.log.append(&topic, setup.partition, vec![record(&claim)?]).await?;
+        if appended.base_offset != position.next_offset {
+            return Err(TaskError::Fenced { topic, partition: setup.partition, offset: position.next_offset });
+        }
+        position = ChainPosition { next_offset: appended.base_offset + 1, epoch: position.epoch + 1, id };
+        let specs = task.inputs().to_vec();
+        let bell = Arc::new(Notify::new());
+        let mut feeds = Vec::new();
+        for (spec, from) in specs.iter().zip(&inputs) {
+            let reader = InputReader::new(&setup.log, spec, &setup.sources, setup.partitions, *from, setup.appended_us)?;
+            feeds.push((Feed::start(reader, setup.rows_max, Arc::clone(&bell)), *from));
+        }
+        info!(group = setup.group, task = setup.partition, epoch = position.epoch, "claimed");
+        Ok(Self {
+            setup,
+            totals,
+            task,
+            specs,
+            inputs: Inputs::new(feeds, setup.rows_max),
+            bell,
+            appender: Appender::start(setup, position.next_offset),
+            position,
+            told,
+            told_at: Instant::now(),
+            epochs_run: 0,
+            snapshot_at: (position.epoch, Instant::now()),
+            snapshot_busy: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) -> Result<(), TaskError> {
+        let mut last_cut = Instant::now();
+        loop {
+            self.appender.check()?;
+            self.inputs.drain()?;
+            let waits = self.task.waiting_bytes() > 0;
+            if !self.inputs.has_rows() && !waits && self.told_at.elapsed() < WATERMARK_EVERY {
+                // Stop goes first, so that a busy input cannot keep the task from ending.
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(()),
+                    () = self.bell.notified() => {}
+                    () = tokio::time::sleep(WATERMARK_EVERY) => {}
+                }
+                continue;
+            }
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            if let Some(rest) = self.setup.cut_min.checked_sub(last_cut.elapsed()) {
+                tokio::time::sleep(rest).await;
+                self.inputs.drain()?;
+            }
+            last_cut = Instant::now();
+            self.epoch().await?;
+            if self.setup.crash_every.is_some_and(|n| self.epochs_run >= n) {
+                return Err(TaskError::Crash);
+            }
+        }
+    }
+
+    /// One epoch: cut, process, append.
+    async fn epoch(&mut self) -> Result<(), TaskError> {
+        let take = self.task.waiting_bytes() < WAITING_BYTES_MAX;
+        let input = self.inputs.cut(now_ms(), &self.task.input_watermarks(), take);
+        let (cut, took) = self.ranges(&input);
+        let now_ms = input.now_ms;
+        let output = self.task.process(input)?;
+        let told = Told { watermark: output.watermark, watermarks: output.watermarks.clone() };
+        let is_news = took || !output.outputs.is_empty() || told != self.told || self.position.epoch == 1;
+        self.told_at = Instant::now();
+        if !is_news {
+            return Ok(());
+        }
+        self.told = told;
+        self.totals.count(&output.counters, self.setup.counts_rows);
+        self.append(cut, now_ms, output).await?;
+        self.epochs_run += 1;
+        self.snapshot_when_due()?;
+        Ok(())
+    }
+
+    fn ranges(&self, input: &EpochInput) -> (Vec<CutRange>, bool) {
+        let range = |(spec, cut): (&InputSpec, &stream_jobs::task::InputCut)| {
+            let (topic, partition) = match spec {
+                InputSpec::Source { topic, partition, .. } => (topic.clone(), *partition),
+                InputSpec::Epochs { group, partition } => (epoch_topic(group), *partition),
+            };
+            CutRange { topic, partition, from: cut.from, to: cut.to, caught_up: cut.caught_up }
+        };
+        let cut: Vec<CutRange> = self.specs.iter().zip(&input.inputs).map(range).collect();
+        let took = cut.iter().any(|c| c.to > c.from);
+        (cut, took)
+    }
+
+    async fn append(&mut self, cut: Vec<CutRange>, now_ms: i64, output: EpochOutput) -> Result<(), TaskError> {
+        let id = new_id(self.setup);
+        let header = EpochHeader {
+            cut,
+            now_ms,
+            watermark: output.watermark,
+            watermarks: output.watermarks,
+            appended_us: output.appended_us,
+            counters: output.counters,
+            output_hash: output_hash(&output.outputs),
+            ..header(self.setup, &self.position, id, EpochKind::Work)
+        };
+        let epoch = header.epoch;
+        let record = record(&EpochRecord { header, outputs: output.outputs })?;
+        self.position = ChainPosition { next_offset: self.position.next_offset + 1, epoch, id };
+        self.appender.append(record).await
+    }
+
+    fn snapshot_when_due(&mut self) -> Result<(), TaskError> {
+        let (epoch, at) = self.snapshot_at;
+        let due = self.position.epoch - epoch >= self.setup.snapshot_every || at.elapsed() >= self.setup.snapshot_interval;
+        if !due || self.snapshot_busy.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.snapshot_at = (self.position.epoch, Instant::now());
+        let frozen = self.task.freeze()?;
+        let (manifest, store, busy) = (self.manifest(), self.store(), Arc::clone(&self.snapshot_busy));
+        let mut landed = self.appender.landed.clone();
+        tokio::spawn(async move {
+            let offset = manifest.position.next_offset;
+            let (group, task, epoch) = (manifest.group.clone(), manifest.task, manifest.position.epoch);
+            // Only what is on the accepted chain may be snapshotted.
+            if landed.wait_for(|next| *next >= offset).await.is_ok() {
+                let started = Instant::now();
+                let written = async {
+                    store.write(manifest, frozen).await?;
+                    store.prune(SNAPSHOTS_KEPT).await
+                };
+                match written.await {
+                    Ok(()) => metrics::histogram!("headend_snapshot_seconds", "group" => group.clone()).record(started.elapsed().as_secs_f64()),
+                    Err(e) => warn!(group, task, epoch, error = %e, "snapshot was not written, the log holds everything"),
+                }
+            }
+            busy.store(false, Ordering::Release);
+        });
+        Ok(())
+    }
+
+    fn manifest(&self) -> Manifest {
+        Manifest {
+            group: self.setup.group.clone(),
+            task: self.setup.partition,
+            position: self.position,
+            inputs: self.inputs.positions(),
+            versions: self.setup.versions.clone(),
+            parts: Vec::new(),
+        }
+    }
+
+    fn store(&self) -> SnapshotStore {
+        SnapshotStore::new(Arc::clone(&self.setup.snapshots), &self.setup.group, self.setup.partition)
+    }
+
+    /// Waits for what is on its way and leaves a snapshot.
+    async fn finish(mut self) -> Result<(), TaskError> {
+        self.appender.drain(self.position.next_offset).await?;
+        if self.epochs_run > 0 {
+            let frozen = self.task.freeze()?;
+            self.store().write(self.manifest(), frozen).await?;
+        }
+        info!(group = self.setup.group, task = self.setup.partition, epoch = self.position.epoch, "stopped");
+        Ok(())
+    }
+}
+
+/// Appends records in order; what waits while one append is on its way goes with the next.
+struct Appender {
+    queue: mpsc::Sender<NewRecord>,
+    /// Next offset after the last record that landed.
+    landed: watch::Receiver<u64>,
+    worker: tokio::task::JoinHandle<Result<(), TaskError>>,
+    failed: watch::Receiver<Option<Arc<TaskError>>>,
+}
+
+impl Appender {
+    fn start(setup: &TaskSetup, next_offset: u64) -> Self {
+        let (queue, mut waiting) = mpsc::channel::<NewRecord>(setup.inflight);
+        let (landed_tx, landed) = watch::channel(next_offset);
+        let (failed_tx, failed) = watch::channel(None);
+        let (log, topic, partition, inflight) = (Arc::clone(&setup.log), epoch_topic(&setup.group), setup.partition, setup.inflight);
+        let worker = tokio::spawn(async move {
+            let mut records = Vec::new();
+            let mut next = next_offset;
+            while waiting.recv_many(&mut records, inflight).await > 0 {
+                let n = records.len() as u64;
+                let appended = match log.append(&topic, partition, std::mem::take(&mut records)).await {
+                    Ok(appended) if appended.base_offset == next => appended,
+                    Ok(appended) => return fail(&failed_tx, TaskError::Fenced { topic, partition, offset: next.min(appended.base_offset) }),
+                    Err(e) => return fail(&failed_tx, e.into()),
+                };
+                next = appended.base_offset + n;
+                landed_tx.send_replace(next);
+            }
+            Ok(())
+        });
+        Self { queue, landed, worker, failed }
+    }
+
+    fn check(&mut self) -> Result<(), TaskError> {
+        let failed = self.failed.borrow_and_update().clone();
+        failed.map_or(Ok(()), |e| Err(same_error(&e)))
+    }
+
+    async fn append(&mut self, record: NewRecord) -> Result<(), TaskError> {
+        if self.queue.send(record).await.is_err() {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    async fn drain(&mut self, next_offset: u64) -> Result<(), TaskError> {
+        let landed = self.landed.wait_for(|next| *next >= next_offset).await.is_ok();
+        if landed { Ok(()) } else { self.check() }
+    }
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        self.worker.abort();
+    }
+}
+
+fn fail(failed: &watch::Sender<Option<Arc<TaskError>>>, error: TaskError) -> Result<(), TaskError> {
+    let copy = same_error(&error);
+    failed.send_replace(Some(Arc::new(error)));
+    Err(copy)
+}
+
+/// The appender's error as the loop gives it on: the kinds it can have, with their facts.
+fn same_error(error: &TaskError) -> TaskError {
+    match error {
+        TaskError::Fenced { topic, partition, offset } => TaskError::Fenced { topic: topic.clone(), partition: *partition, offset: *offset },
+        TaskError::Log(e) => TaskError::Log(e.clone()),
+        other => TaskError::Operator(OpError::Broken(other.to_string())),
+    }
+}
+
+fn header(setup: &TaskSetup, position: &ChainPosition, id: EpochId, kind: EpochKind) -> EpochHeader {
+    EpochHeader {
+        group: setup.group.clone(),
+        task: setup.partition,
+        epoch: position.epoch + 1,
+        id,
+        parent: position.id,
+        owner: setup.owner.clone(),
+        kind,
+        cut: Vec::new(),
+        now_ms: now_ms(),
+        watermark: None,
+        watermarks: BTreeMap::new(),
+        appended_us: None,
+        versions: setup.versions.clone(),
+        counters: schemas::Counters::default(),
+        output_hash: output_hash(&[]),
+        outputs: Vec::new(),
+    }
+}
+
+fn record(epoch: &EpochRecord) -> Result<NewRecord, TaskError> {
+    let bytes = epoch.encode()?;
+    if bytes.len() > EPOCH_RECORD_BYTES_MAX {
+        return Err(TaskError::RecordTooLarge { bytes: bytes.len(), limit: EPOCH_RECORD_BYTES_MAX });
+    }
+    Ok(NewRecord { key: None, value: Some(bytes.into()), headers: Vec::new() })
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Unique per attempt: process, thread of work and time go into it, and a counter.
+fn new_id(setup: &TaskSetup) -> EpochId {
+    use std::sync::atomic::AtomicU64;
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    hash.update(setup.owner.as_bytes());
+    hash.update(&std::process::id().to_le_bytes());
+    hash.update(&setup.partition.to_le_bytes());
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    hash.update(&nanos.to_le_bytes());
+    hash.update(&COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    EpochId(hash.digest128())
+}

@@ -1,0 +1,66 @@
+//! The `headend` program: parse, log, work, and end with the right code.
+
+use clap::Parser;
+use headend::{
+    cli::{Cli, Command},
+    commands, exit, logging,
+};
+use std::process::ExitCode;
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match work(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if exit::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{}", exit::text(&e));
+            ExitCode::from(exit::code(&e))
+        }
+    }
+}
+
+fn work(cli: Cli) -> anyhow::Result<()> {
+    logging::start(&cli)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::spawn(stop_on_signal(stop.clone()));
+        run(cli.command, stop).await
+    })
+}
+
+async fn run(command: Command, stop: CancellationToken) -> anyhow::Result<()> {
+    match command {
+        Command::Run(args) => commands::run::run(args, stop).await,
+        Command::Try(args) => commands::r#try::run(args).await,
+        Command::Demo(args) => commands::demo::run(args, stop).await,
+        Command::Import(args) => commands::import::run(args, stop).await,
+        Command::Topics(command) => commands::topics::run(&command).await,
+        Command::Check(args) => commands::check::run(&args),
+        Command::Explain(args) => commands::explain::run(&args),
+        Command::Schema(args) => commands::schema::run(&args),
+        Command::Token(args) => commands::token::run(&args),
+    }
+}
+
+/// The first Ctrl-C or SIGTERM asks for an orderly end, the second ends at once.
+async fn stop_on_signal(stop: CancellationToken) {
+    if signal().await.is_ok() {
+        stop.cancel();
+        if signal().await.is_ok() {
+            std::process::exit(exit::INTERRUPTED.into());
+        }
+    }
+}
+
+async fn signal() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed,
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,96 @@
+//! The program in service: engine, gateway, door and metrics over one log. `run` and `demo` both start it.
+
+use crate::engine::{Engine, EngineConfig, EngineError, Totals, chain::ChainFollower};
+use anyhow::Context;
+use ingest::{door, log::Log};
+use schemas::{ChainPosition, RoomMessage};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use stream_jobs::{rooms::rooms_group, task::epoch_topic};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use ws_gateway::{GatewayConfig, GatewayState, Hub, HubLimits, Readiness};
+
+/// How long clients are given to move on when the process stops.
+const SHUTDOWN_PACE: Duration = Duration::from_millis(500);
+
+pub struct Service {
+    pub address: SocketAddr,
+    pub totals: Arc<Totals>,
+    pub hub: Hub,
+    engine: JoinHandle<Result<(), EngineError>>,
+    feed: JoinHandle<anyhow::Result<()>>,
+    web: JoinHandle<std::io::Result<()>>,
+    gateway: GatewayState,
+    stop: CancellationToken,
+    web_stop: CancellationToken,
+}
+
+impl Service {
+    /// Starts everything; the address is taken first, so that a taken port leaves nothing behind.
+    pub async fn start(engine: EngineConfig, log: Arc<dyn Log>, dir: &Path, listener: TcpListener, gateway: GatewayConfig, stop: CancellationToken) -> anyhow::Result<Self> {
+        let address = listener.local_addr().context("cannot read the listening address")?;
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
+        let snapshots = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(dir).with_context(|| format!("cannot use `{}` for snapshots", dir.display()))?);
+        let rooms_topic = epoch_topic(&rooms_group(&engine.job_name));
+        for event in schemas::event::EVENT_TYPES {
+            log.create_topic(&ingest::TopicSpec { name: event.topic.to_owned(), partitions: engine.partitions, compacted: event.compacted }).await?;
+        }
+        let engine = Engine::start(engine, Arc::clone(&log), snapshots, stop.clone()).await?;
+        let totals = Arc::clone(&engine.totals);
+        let readiness = Readiness::default();
+        readiness.set_not_ready("rooms", "reading the rooms' history");
+        let hub = Hub::new(String::new(), HubLimits::default());
+        let state = GatewayState::new(hub.clone(), gateway, readiness.clone(), ws_gateway::install_metrics())?;
+        let feed = tokio::spawn(feed_rooms(Arc::clone(&log), rooms_topic, hub.clone(), readiness, stop.clone()));
+        let web_stop = CancellationToken::new();
+        let router = ws_gateway::router(state.clone()).merge(door::router(log, door::DoorLimits::default()));
+        let web = tokio::spawn(ws_gateway::serve(listener, router, web_stop.clone()));
+        info!(%address, "ready");
+        Ok(Self { address, totals, hub, engine: tokio::spawn(engine.join()), feed, web, gateway: state, stop, web_stop })
+    }
+
+    /// Runs until `stop` is cancelled or a part fails; then everything stops in order: door and clients, tasks, the rest.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let failed = tokio::select! {
+            () = self.stop.cancelled() => None,
+            ended = &mut self.engine => Some(ended.context("the engine broke").and_then(|r| r.map_err(Into::into))),
+            ended = &mut self.feed => Some(ended.context("the rooms' reader broke").and_then(|r| r)),
+        };
+        self.stop.cancel();
+        self.gateway.shutdown(SHUTDOWN_PACE).await;
+        self.web_stop.cancel();
+        let served = self.web.await.context("the web server broke")?;
+        let engine = match failed {
+            Some(result) => result,
+            None => self.engine.await.context("the engine broke")?.map_err(Into::into),
+        };
+        served?;
+        engine
+    }
+}
+
+/// Follows the room tasks' epochs into the hub.
+async fn feed_rooms(log: Arc<dyn Log>, topic: String, hub: Hub, readiness: Readiness, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut follower = ChainFollower::new(&log, &topic, 0, ChainPosition::default())?;
+    let mut epoch_id = String::new();
+    loop {
+        let (epochs, caught_up) = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            epochs = follower.next_epochs(256, Duration::from_millis(500)) => epochs?,
+        };
+        for epoch in epochs {
+            if epoch_id.is_empty() {
+                // The rooms' epoch id: that of the first record, for as long as the log holds them.
+                epoch_id = epoch.record.header.id.to_string();
+            }
+            for output in &epoch.record.outputs {
+                hub.apply(&epoch_id, &RoomMessage::from_batch(&output.batch)?)?;
+            }
+        }
+        if caught_up {
+            readiness.set_ready("rooms");
+        }
+    }
+}

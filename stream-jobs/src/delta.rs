@@ -1,0 +1,241 @@
+//! What one node of a job hands to the next in an epoch: rows that are appended, or changes of keyed rows.
+
+use crate::{
+    plan::Step,
+    steps,
+};
+use arrow_array::{Array, BinaryArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow_schema::SchemaRef;
+use arrow_select::{concat::concat_batches, filter::filter_record_batch, take::take_record_batch};
+use datafusion::error::DataFusionError;
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    Insert,
+    /// Stands right before its [`Op::UpdateAfter`].
+    UpdateBefore,
+    UpdateAfter,
+    Delete,
+}
+
+impl Op {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => schemas::op::INSERT,
+            Self::UpdateBefore => schemas::op::UPDATE_BEFORE,
+            Self::UpdateAfter => schemas::op::UPDATE_AFTER,
+            Self::Delete => schemas::op::DELETE,
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Insert, Self::UpdateBefore, Self::UpdateAfter, Self::Delete].into_iter().find(|o| o.as_str() == text)
+    }
+
+    /// True for a row that stands after the change.
+    pub fn adds(self) -> bool {
+        matches!(self, Self::Insert | Self::UpdateAfter)
+    }
+}
+
+/// Where rows of a source come from: what lateness and the `late` output need.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub topic: Arc<str>,
+    pub partition: u32,
+    pub keys: BinaryArray,
+    pub offsets: Vec<u64>,
+    /// Watermark of the row's own input partition as it stood before the row; `i64::MIN` before the first.
+    pub watermarks: Vec<i64>,
+}
+
+/// Keys that fell silent: rows whose key columns alone are filled, and the time at which each was gone.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    pub batch: RecordBatch,
+    pub times: Vec<i64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Delta {
+    pub batch: RecordBatch,
+    /// `None`: every row is appended.
+    pub ops: Option<Vec<Op>>,
+    /// Time of each row in UTC microseconds.
+    pub times: Vec<i64>,
+    pub origin: Option<Origin>,
+    /// Keys for which a sliding window has moved past their last row. Tables drop them; nobody else sees them.
+    pub gone: Option<Gone>,
+}
+
+impl Delta {
+    pub fn empty(schema: SchemaRef) -> Self {
+        Self { batch: RecordBatch::new_empty(schema), ops: None, times: Vec::new(), origin: None, gone: None }
+    }
+
+    pub fn rows(batch: RecordBatch, times: Vec<i64>) -> Self {
+        Self { batch, ops: None, times, origin: None, gone: None }
+    }
+
+    pub fn changes(batch: RecordBatch, ops: Vec<Op>, times: Vec<i64>) -> Self {
+        Self { batch, ops: Some(ops), times, origin: None, gone: None }
+    }
+
+    pub fn len(&self) -> usize {
+        self.batch.num_rows()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.batch.num_rows() == 0 && self.gone.as_ref().is_none_or(|g| g.times.is_empty())
+    }
+
+    pub fn op(&self, row: usize) -> Op {
+        self.ops.as_ref().map_or(Op::Insert, |ops| ops[row])
+    }
+
+    /// The rows where `mask` holds. Of a pair before/after of which one half stays, the half becomes a delete or an insert.
+    pub fn filter(&self, mask: &BooleanArray) -> Result<Self, DataFusionError> {
+        let kept: Vec<usize> = (0..self.len()).filter(|i| mask.is_valid(*i) && mask.value(*i)).collect();
+        if kept.len() == self.len() {
+            return Ok(self.clone());
+        }
+        let ops = self.ops.as_ref().map(|ops| kept.iter().map(|i| narrowed(ops, *i, mask)).collect());
+        Ok(Self {
+            batch: filter_record_batch(&self.batch, mask)?,
+            ops,
+            times: kept.iter().map(|i| self.times[*i]).collect(),
+            origin: self.origin.as_ref().map(|o| o.take(&kept)),
+            gone: self.gone.clone(),
+        })
+    }
+
+    /// The rows `indices`, in that order.
+    pub fn take(&self, indices: &[usize]) -> Result<Self, DataFusionError> {
+        let rows = UInt32Array::from_iter_values(indices.iter().map(|i| *i as u32));
+        Ok(Self {
+            batch: take_record_batch(&self.batch, &rows)?,
+            ops: self.ops.as_ref().map(|ops| indices.iter().map(|i| ops[*i]).collect()),
+            times: indices.iter().map(|i| self.times[*i]).collect(),
+            origin: self.origin.as_ref().map(|o| o.take(indices)),
+            gone: None,
+        })
+    }
+
+    /// `other` after `self`; both of one schema and kind. Origins are not kept.
+    pub fn concat(mut self, other: Self) -> Result<Self, DataFusionError> {
+        if self.is_empty() {
+            return Ok(other);
+        }
+        if other.is_empty() {
+            return Ok(self);
+        }
+        self.batch = concat_batches(&self.batch.schema(), [&self.batch, &other.batch])?;
+        if self.ops.is_some() || other.ops.is_some() {
+            let n = self.times.len();
+            let m = other.times.len();
+            self.ops = Some(self.ops.unwrap_or_else(|| vec![Op::Insert; n]).into_iter().chain(other.ops.unwrap_or_else(|| vec![Op::Insert; m])).collect());
+        }
+        self.times.extend(other.times);
+        self.origin = None;
+        self.gone = match (self.gone, other.gone) {
+            (Some(a), Some(b)) => Some(Gone { batch: concat_batches(&a.batch.schema(), [&a.batch, &b.batch])?, times: a.times.into_iter().chain(b.times).collect() }),
+            (a, b) => a.or(b),
+        };
+        Ok(self)
+    }
+
+    /// The same rows with other columns.
+    pub fn with_batch(&self, batch: RecordBatch) -> Self {
+        Self { batch, ops: self.ops.clone(), times: self.times.clone(), origin: self.origin.clone(), gone: self.gone.clone() }
+    }
+
+    /// Runs stateless steps over the rows; `gone` rows pass projections and no filter.
+    pub fn through(self, plan: &[Step]) -> Result<Self, DataFusionError> {
+        let mut delta = self;
+        for step in plan {
+            delta = match step {
+                Step::Filter(expr) if delta.len() == 0 => {
+                    let _ = expr;
+                    delta
+                }
+                Step::Filter(expr) => delta.filter(&steps::filter_mask(expr, &delta.batch)?)?,
+                Step::Project { exprs, schema } => {
+                    let gone = match delta.gone.take() {
+                        Some(g) => Some(Gone { batch: steps::project(exprs, schema, &g.batch)?, times: g.times }),
+                        None => None,
+                    };
+                    let batch = steps::project(exprs, schema, &delta.batch)?;
+                    Self { batch, gone, ..delta }
+                }
+                Step::Keyed { .. } => return Err(DataFusionError::Internal("a keyed step runs in its operator".to_owned())),
+            };
+        }
+        Ok(delta)
+    }
+}
+
+fn narrowed(ops: &[Op], row: usize, mask: &BooleanArray) -> Op {
+    let stays = |i: usize| mask.is_valid(i) && mask.value(i);
+    match ops[row] {
+        Op::UpdateBefore if !ops.get(row + 1).is_some_and(|o| *o == Op::UpdateAfter && stays(row + 1)) => Op::Delete,
+        Op::UpdateAfter if row == 0 || ops[row - 1] != Op::UpdateBefore || !stays(row - 1) => Op::Insert,
+        op => op,
+    }
+}
+
+impl Origin {
+    fn take(&self, rows: &[usize]) -> Self {
+        Self {
+            topic: Arc::clone(&self.topic),
+            partition: self.partition,
+            keys: BinaryArray::from_iter_values(rows.iter().map(|i| self.keys.value(*i))),
+            offsets: rows.iter().map(|i| self.offsets[*i]).collect(),
+            watermarks: rows.iter().map(|i| self.watermarks[*i]).collect(),
+        }
+    }
+}
+
+/// Builds the changes of keyed rows out of what stood before and what stands after, key by key.
+pub struct ChangeBuilder {
+    /// (op, from the batch of befores?, row there, time)
+    rows: Vec<(Op, bool, usize, i64)>,
+}
+
+impl ChangeBuilder {
+    pub fn new() -> Self {
+        Self { rows: Vec::new() }
+    }
+
+    /// One key: row `before` of the befores, row `after` of the afters, either may be missing.
+    pub fn push(&mut self, before: Option<usize>, after: Option<usize>, time: i64) {
+        match (before, after) {
+            (Some(b), Some(a)) => {
+                self.rows.push((Op::UpdateBefore, true, b, time));
+                self.rows.push((Op::UpdateAfter, false, a, time));
+            }
+            (Some(b), None) => self.rows.push((Op::Delete, true, b, time)),
+            (None, Some(a)) => self.rows.push((Op::Insert, false, a, time)),
+            (None, None) => {}
+        }
+    }
+
+    pub fn finish(self, befores: &RecordBatch, afters: &RecordBatch) -> Result<Delta, DataFusionError> {
+        let both = concat_batches(&afters.schema(), [befores, afters])?;
+        let shift = befores.num_rows();
+        let indices = UInt32Array::from_iter_values(self.rows.iter().map(|(_, from_before, row, _)| if *from_before { *row } else { row + shift } as u32));
+        let batch = take_record_batch(&both, &indices)?;
+        Ok(Delta::changes(batch, self.rows.iter().map(|r| r.0).collect(), self.rows.iter().map(|r| r.3).collect()))
+    }
+}
+
+impl Default for ChangeBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// True where row `a` of `left` and row `b` of `right` hold the same values.
+pub fn same_row(left: &RecordBatch, a: usize, right: &RecordBatch, b: usize) -> bool {
+    left.columns().iter().zip(right.columns()).all(|(l, r)| l.slice(a, 1).as_ref() == r.slice(b, 1).as_ref())
+}

@@ -1,0 +1,136 @@
+//! The gate of a view that is emitted `EVERY` an interval: rows wait here, sorted by event time, until the watermark reaches
+//! the tick after them. So the view at tick T shows exactly the rows before T, whatever the cuts were.
+
+use crate::{
+    delta::{Delta, Op},
+    state::{Pieces, StateError},
+};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, UInt64Array, cast::AsArray, types::*};
+use arrow_schema::{DataType, Field, Schema};
+use datafusion::error::DataFusionError;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Rows of one tick: for each run of rows of one input, the input and the rows.
+pub type Tick = Vec<(usize, Delta)>;
+
+pub struct Gate {
+    interval_us: i64,
+    held: BTreeMap<i64, Tick>,
+    /// The last tick that was let through.
+    released: i64,
+}
+
+impl Gate {
+    pub fn new(interval_us: i64) -> Self {
+        Self { interval_us, held: BTreeMap::new(), released: i64::MIN }
+    }
+
+    /// The last tick at or before `watermark`.
+    pub fn released_through(&self, watermark: i64) -> i64 {
+        if watermark == i64::MAX { watermark } else { watermark.div_euclid(self.interval_us) * self.interval_us }
+    }
+
+    /// Takes rows in. A row whose tick has passed waits for the next one.
+    pub fn push(&mut self, input: usize, delta: &Delta) -> Result<(), DataFusionError> {
+        let mut by_tick: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for (row, time) in delta.times.iter().enumerate() {
+            let tick = (time.div_euclid(self.interval_us) + 1) * self.interval_us;
+            by_tick.entry(tick.max(self.released.saturating_add(self.interval_us))).or_default().push(row);
+        }
+        for (tick, rows) in by_tick {
+            let mut delta = delta.take(&rows)?;
+            delta.origin = None;
+            self.held.entry(tick).or_default().push((input, delta));
+        }
+        Ok(())
+    }
+
+    /// The ticks that `watermark` has reached and that have rows, in order; each one's rows by time, input and arrival.
+    pub fn release(&mut self, watermark: Option<i64>) -> Result<Vec<(i64, Tick)>, DataFusionError> {
+        let Some(watermark) = watermark else { return Ok(Vec::new()) };
+        let mut out = Vec::new();
+        while let Some(entry) = self.held.first_entry() {
+            if *entry.key() > watermark {
+                break;
+            }
+            let (tick, rows) = entry.remove_entry();
+            out.push((tick, in_order(&rows)?));
+        }
+        self.released = self.released.max(self.released_through(watermark).min(i64::MAX - self.interval_us));
+        Ok(out)
+    }
+
+    /// A copy for a snapshot.
+    pub fn pieces(&self) -> GatePieces {
+        GatePieces { released: self.released, held: self.held.iter().flat_map(|(tick, rows)| rows.iter().map(|(input, d)| (*tick, *input, d.clone()))).collect() }
+    }
+
+    pub fn restore(&mut self, pieces: &mut Pieces) -> Result<(), StateError> {
+        for batch in pieces.take_all("gate") {
+            let n = batch.num_columns() - 4;
+            let rows = batch.project(&(0..n).collect::<Vec<_>>())?;
+            let times = batch.column(n).as_primitive::<Int64Type>().values().to_vec();
+            let ops: Vec<Op> = batch.column(n + 1).as_string::<i32>().iter().flatten().filter_map(Op::parse).collect();
+            let tick = batch.column(n + 2).as_primitive::<Int64Type>().value(0);
+            let input = batch.column(n + 3).as_primitive::<UInt64Type>().value(0) as usize;
+            let delta = if ops.is_empty() { Delta::rows(rows, times) } else { Delta::changes(rows, ops, times) };
+            self.held.entry(tick).or_default().push((input, delta));
+        }
+        if let Ok(batch) = pieces.take("gate.released") {
+            self.released = batch.column(0).as_primitive::<Int64Type>().value(0);
+        }
+        Ok(())
+    }
+}
+
+pub struct GatePieces {
+    released: i64,
+    held: Vec<(i64, usize, Delta)>,
+}
+
+impl GatePieces {
+    pub fn add_to(self, pieces: &mut Pieces) -> Result<(), StateError> {
+        pieces.batches.push(("gate.released".to_owned(), crate::ops::single_column("released", Arc::new(Int64Array::from(vec![self.released])))?));
+        for (tick, input, delta) in self.held {
+            if delta.len() == 0 {
+                continue;
+            }
+            let n = delta.len();
+            let ops: StringArray = (0..n).map(|i| delta.ops.as_ref().map(|ops| ops[i].as_str())).collect();
+            let mut columns: Vec<ArrayRef> = delta.batch.columns().to_vec();
+            columns.extend([
+                Arc::new(Int64Array::from(delta.times)) as ArrayRef,
+                Arc::new(ops),
+                Arc::new(Int64Array::from(vec![tick; n])),
+                Arc::new(UInt64Array::from(vec![input as u64; n])),
+            ]);
+            let mut fields: Vec<Field> = delta.batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+            fields.extend([("__time", DataType::Int64), ("__op", DataType::Utf8), ("__tick", DataType::Int64), ("__input", DataType::UInt64)].map(|(n, t)| Field::new(n, t, true)));
+            pieces.batches.push(("gate".to_owned(), RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?));
+        }
+        Ok(())
+    }
+}
+
+/// Rows of one tick sorted by (time, input, arrival), as runs of one input.
+fn in_order(rows: &[(usize, Delta)]) -> Result<Tick, DataFusionError> {
+    let mut order: Vec<(i64, usize, usize, usize)> = Vec::new();
+    for (part, (input, delta)) in rows.iter().enumerate() {
+        order.extend(delta.times.iter().enumerate().map(|(row, time)| (*time, *input, part, row)));
+    }
+    // Stable by construction: (part, row) is the arrival.
+    order.sort_unstable();
+    let mut out: Tick = Vec::new();
+    let mut at = 0;
+    while at < order.len() {
+        let (_, input, part, _) = order[at];
+        let run: Vec<usize> = order[at..].iter().take_while(|o| o.2 == part).map(|o| o.3).collect();
+        at += run.len();
+        let delta = rows[part].1.take(&run)?;
+        match out.last_mut() {
+            Some((last, held)) if *last == input => *held = held.clone().concat(delta)?,
+            _ => out.push((input, delta)),
+        }
+    }
+    Ok(out)
+}

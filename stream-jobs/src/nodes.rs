@@ -1,0 +1,299 @@
+//! The views of one level as nodes in dependency order: who reads whom, and what leaves the task.
+
+use crate::{
+    delta::Delta,
+    ops::{
+        Context, Effects, Flow, OpError, Operator,
+        alert::{AlertOperator, Raised},
+        group::{GroupOperator, Route},
+        join::JoinOperator,
+        map::MapOperator,
+        nullable,
+        table::TableOperator,
+        window::WindowOperator,
+    },
+    plan::{Body, Emit, Job, Join, JoinKind, JoinSide, Phase, Relation, Step, ViewSpec},
+    state::{Frozen, Pieces, StateError},
+    task::Partitions,
+    upstream::write_rows,
+};
+use arrow_schema::SchemaRef;
+use std::{collections::{BTreeMap, BTreeSet}, sync::Arc};
+
+/// The tick of `now()` in a view that names none.
+const NOW_TICK_US: i64 = 3_600_000_000;
+
+/// What a node reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Input {
+    Source(usize),
+    View(usize),
+}
+
+impl From<Relation> for Input {
+    fn from(relation: Relation) -> Self {
+        match relation {
+            Relation::Source(i) => Self::Source(i),
+            Relation::View(i) => Self::View(i),
+        }
+    }
+}
+
+pub struct Node {
+    view: usize,
+    spec: Arc<ViewSpec>,
+    operator: Box<dyn Operator>,
+    inputs: Vec<Input>,
+    schemas: Vec<SchemaRef>,
+    tick_us: i64,
+    /// `now()` of the last epoch: where it stays once every input has ended.
+    last_now: i64,
+    leaves: bool,
+    alerts: Vec<AlertOperator>,
+}
+
+impl Node {
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+}
+
+pub struct Nodes {
+    job: Arc<Job>,
+    tables: BTreeMap<usize, TableOperator>,
+    nodes: Vec<Node>,
+    level: u8,
+    set_now: Arc<dyn Fn(i64) + Send + Sync>,
+}
+
+impl Nodes {
+    pub fn build(job: &Arc<Job>, level: u8, partition: u32, partitions: Partitions, wanted: &[String], set_now: Arc<dyn Fn(i64) + Send + Sync>) -> Result<Self, OpError> {
+        let route = (level > 1).then_some(Route { partition, partitions: partitions.of(level) });
+        let mut nodes = Vec::new();
+        for (i, view) in job.views.iter().enumerate().filter(|(_, v)| v.level == level) {
+            nodes.push(node(job, i, view, route, wanted)?);
+        }
+        let mut tables = BTreeMap::new();
+        for input in nodes.iter().flat_map(|n| &n.inputs) {
+            if let Input::Source(s) = input
+                && job.sources[*s].table
+            {
+                tables.insert(*s, TableOperator::new(&job.sources[*s].schema)?);
+            }
+        }
+        Ok(Self { job: Arc::clone(job), tables, nodes, level, set_now })
+    }
+
+    /// Sources that the level reads, in the job's order.
+    pub fn sources_used(&self) -> BTreeSet<usize> {
+        self.nodes.iter().flat_map(|n| &n.inputs).filter_map(|i| if let Input::Source(s) = i { Some(*s) } else { None }).collect()
+    }
+
+    /// Views of other levels that the level reads: by level, name and index.
+    pub fn upstream_views(&self) -> BTreeMap<u8, BTreeMap<String, usize>> {
+        let mut upstream: BTreeMap<u8, BTreeMap<String, usize>> = BTreeMap::new();
+        for input in self.nodes.iter().flat_map(|n| &n.inputs) {
+            if let Input::View(v) = input
+                && self.job.views[*v].level != self.level
+            {
+                upstream.entry(self.job.views[*v].level).or_default().insert(self.job.views[*v].name.clone(), *v);
+            }
+        }
+        upstream
+    }
+
+    /// One pass over the views; returns the watermarks of those that leave.
+    pub fn run(
+        &mut self,
+        flows: &mut BTreeMap<Input, Flow>,
+        sources: &BTreeMap<usize, Option<i64>>,
+        upstream: &dyn Fn(&str) -> Option<i64>,
+        effects: &mut Effects,
+        raised: &mut Raised,
+    ) -> Result<BTreeMap<String, i64>, OpError> {
+        let set_now: &dyn Fn(i64) = &|us| (self.set_now)(us);
+        for (source, table) in &mut self.tables {
+            let flow = flows.remove(&Input::Source(*source)).unwrap_or_else(|| empty_flow(&self.job.sources[*source].schema));
+            let context = Context { watermark: None, now_us: 0, set_now };
+            let delta = table.process(&context, &[&flow], effects)?;
+            flows.insert(Input::Source(*source), Flow { delta, by_partition: Vec::new() });
+        }
+        let mut watermarks: BTreeMap<usize, Option<i64>> = BTreeMap::new();
+        let mut told = BTreeMap::new();
+        for node in &mut self.nodes {
+            let of_input = |input: &Input| match input {
+                Input::Source(s) if self.job.sources[*s].table && node.inputs.len() > 1 => None,
+                Input::Source(s) => Some(sources.get(s).copied().flatten()),
+                Input::View(v) => Some(watermarks.get(v).copied().unwrap_or_else(|| upstream(&self.job.views[*v].name))),
+            };
+            let watermark = node.inputs.iter().filter_map(of_input).min().flatten();
+            let empties: Vec<Flow> = node.schemas.iter().map(empty_flow).collect();
+            let inputs: Vec<&Flow> = node.inputs.iter().zip(&empties).map(|(i, empty)| flows.get(i).unwrap_or(empty)).collect();
+            let now_us = node.now(watermark);
+            let context = Context { watermark, now_us, set_now };
+            set_now(context.now_us);
+            let delta = node.operator.process(&context, &inputs, effects)?;
+            for alert in &mut node.alerts {
+                alert.process(&context, &delta, raised)?;
+            }
+            if node.leaves {
+                effects.outputs.push(write_rows(&node.spec.name, &delta)?);
+                told.extend(watermark.map(|w| (node.spec.name.clone(), w)));
+            }
+            watermarks.insert(node.view, watermark);
+            flows.insert(Input::View(node.view), Flow { delta, by_partition: Vec::new() });
+        }
+        Ok(told)
+    }
+
+    pub fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError> {
+        let mut parts: Vec<(String, Frozen)> = self.tables.iter_mut().map(|(i, t)| (format!("table.{i}"), t.freeze())).collect();
+        let clock = serde_json::json!(self.nodes.iter().map(|n| n.last_now).collect::<Vec<_>>());
+        parts.push(("clock".to_owned(), Box::new(move || Ok(Pieces { meta: clock, batches: Vec::new() }))));
+        for node in &mut self.nodes {
+            parts.push((format!("view.{}", node.spec.name), node.operator.freeze()));
+            for (i, alert) in node.alerts.iter().enumerate() {
+                let pieces = alert.pieces()?;
+                parts.push((format!("alert.{}.{i}", node.spec.name), Box::new(move || Ok(pieces))));
+            }
+        }
+        Ok(parts)
+    }
+
+    pub fn restore(&mut self, take: &mut dyn FnMut(String) -> Result<Pieces, StateError>) -> Result<(), StateError> {
+        for (i, table) in &mut self.tables {
+            table.restore(take(format!("table.{i}"))?)?;
+        }
+        let clock: Vec<i64> = take("clock".to_owned())?.meta()?;
+        for (node, now) in self.nodes.iter_mut().zip(clock) {
+            node.last_now = now;
+            node.operator.restore(take(format!("view.{}", node.spec.name))?)?;
+            for (i, alert) in node.alerts.iter_mut().enumerate() {
+                alert.restore(&take(format!("alert.{}.{i}", node.spec.name))?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// The watermark cut to the view's tick. Once every input has ended it stays where it was.
+    fn now(&mut self, watermark: Option<i64>) -> i64 {
+        if let Some(watermark) = watermark.filter(|w| *w != i64::MAX) {
+            self.last_now = watermark.div_euclid(self.tick_us) * self.tick_us;
+        }
+        self.last_now
+    }
+}
+
+fn empty_flow(schema: &SchemaRef) -> Flow {
+    Flow { delta: Delta::empty(Arc::clone(schema)), by_partition: Vec::new() }
+}
+
+fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: &[String]) -> Result<Node, OpError> {
+    let spec = Arc::new(relaxed(view));
+    let inputs: Vec<Input> = relations(&spec.body).into_iter().map(Input::from).collect();
+    let schemas = inputs.iter().map(|i| schema_of(job, *i)).collect();
+    let operator: Box<dyn Operator> = match spec.body.clone() {
+        Body::Aggregate(plan) if plan.window.is_some() => Box::new(WindowOperator::new(Arc::clone(&spec), plan, feeds_tables(job, index), route)?),
+        Body::Aggregate(plan) => Box::new(GroupOperator::new(&spec, plan, route)?),
+        Body::Join(plan) => Box::new(JoinOperator::new(&spec, plan)?),
+        Body::Map { input, steps } if spec.uses_now && emits_changes(job, input) => Box::new(JoinOperator::new(&spec, as_join(job, input, steps))?),
+        Body::Map { steps, .. } => Box::new(MapOperator::new(steps, Arc::clone(&spec.schema))),
+    };
+    let tick_us = match spec.emit {
+        Emit::ChangesEvery { interval_us } => interval_us,
+        _ => NOW_TICK_US,
+    };
+    let appended = !emits_changes(job, Relation::View(index));
+    let alerts = job.alerts.iter().filter(|a| a.view == index).map(|a| AlertOperator::new(a.clone(), &spec, appended)).collect();
+    let leaves = wanted.contains(&spec.name) || job.sinks.iter().any(|s| s.view == index) || read_by_other_level(job, index);
+    Ok(Node { view: index, spec, operator, inputs, schemas, tick_us, last_now: 0, leaves, alerts })
+}
+
+fn schema_of(job: &Job, input: Input) -> SchemaRef {
+    match input {
+        Input::Source(s) => Arc::new(nullable(&job.sources[s].schema)),
+        Input::View(v) => Arc::new(nullable(&job.views[v].schema)),
+    }
+}
+
+fn relations(body: &Body) -> Vec<Relation> {
+    match body {
+        Body::Map { input, .. } => vec![*input],
+        Body::Aggregate(a) => vec![a.input],
+        Body::Join(j) => j.sides.iter().map(|s| s.input).collect(),
+    }
+}
+
+/// True when every reader of the view is a join that does not know its windows.
+fn feeds_tables(job: &Job, view: usize) -> bool {
+    let mut readers = job.views.iter().filter(|v| relations(&v.body).contains(&Relation::View(view))).peekable();
+    let joined = readers.peek().is_some() && readers.all(|v| matches!(v.body, Body::Join(_)));
+    let joins_by_window = job.views.iter().any(|v| match &v.body {
+        Body::Join(j) => j.sides.iter().any(|s| s.input == Relation::View(view) && s.on.iter().any(|c| s.schema.field(*c).name().starts_with("window_"))),
+        _ => false,
+    });
+    joined && !joins_by_window
+}
+
+/// True when the relation hands on changes and not appended rows.
+pub fn emits_changes(job: &Job, relation: Relation) -> bool {
+    match relation {
+        Relation::Source(s) => job.sources[s].table,
+        Relation::View(v) => match &job.views[v].body {
+            Body::Map { input, .. } => emits_changes(job, *input),
+            Body::Join(_) => true,
+            Body::Aggregate(a) => a.phase != Phase::Partial && !(a.window.is_some() && job.views[v].emit == Emit::OnWindowClose),
+        },
+    }
+}
+
+fn read_by_other_level(job: &Job, view: usize) -> bool {
+    job.views.iter().any(|v| v.level != job.views[view].level && relations(&v.body).contains(&Relation::View(view)))
+}
+
+/// A map over changes that calls `now()` keeps its rows, so that they can be evaluated again at a tick: a join of one side.
+fn as_join(job: &Job, input: Relation, steps: Vec<Step>) -> Join {
+    let (schema, key) = match input {
+        Relation::Source(s) => (schema_of(job, Input::Source(s)), job.sources[s].key.clone()),
+        Relation::View(v) => (schema_of(job, Input::View(v)), job.views[v].key.clone()),
+    };
+    let side = JoinSide { input, pre: Vec::new(), schema: Arc::clone(&schema), kind: JoinKind::Inner, on: key };
+    Join { sides: vec![side], schema, post: steps }
+}
+
+/// The view with every column nullable.
+fn relaxed(view: &ViewSpec) -> ViewSpec {
+    let relax = |schema: &SchemaRef| Arc::new(nullable(schema)) as SchemaRef;
+    let steps = |steps: &[Step]| -> Vec<Step> {
+        steps
+            .iter()
+            .cloned()
+            .map(|step| match step {
+                Step::Project { exprs, schema } => Step::Project { exprs, schema: relax(&schema) },
+                Step::Keyed { functions, key, schema } => Step::Keyed { functions, key, schema: relax(&schema) },
+                filter @ Step::Filter(_) => filter,
+            })
+            .collect()
+    };
+    let body = match view.body.clone() {
+        Body::Map { input, steps: s } => Body::Map { input, steps: steps(&s) },
+        Body::Aggregate(mut a) => {
+            a.pre = steps(&a.pre);
+            a.post = steps(&a.post);
+            a.schema = relax(&a.schema);
+            Body::Aggregate(a)
+        }
+        Body::Join(mut j) => {
+            for side in &mut j.sides {
+                side.pre = steps(&side.pre);
+                side.schema = relax(&side.schema);
+            }
+            j.post = steps(&j.post);
+            j.schema = relax(&j.schema);
+            Body::Join(j)
+        }
+    };
+    ViewSpec { schema: relax(&view.schema), body, ..view.clone() }
+}

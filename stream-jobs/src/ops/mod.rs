@@ -1,0 +1,184 @@
+//! The operators of a task: each takes what its inputs hand on in an epoch, changes its state, and hands on its own rows.
+//!
+//! An operator is a pure function of its state, its inputs and the context. It knows no clock, no log and no other operator.
+
+pub mod alert;
+pub mod group;
+pub mod join;
+pub mod keyed;
+pub mod map;
+pub mod table;
+pub mod window;
+
+use crate::{
+    delta::Delta,
+    plan::{AggregateCall, Expr, GroupColumn},
+    state::{Frozen, Groups, KeyCodec, KeyDictionary, Pieces, StateError, accumulator::Rows},
+    steps,
+};
+use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_select::take::take;
+use datafusion::error::DataFusionError;
+use schemas::{Counters, Output, OutputKind};
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    #[error("{0}")]
+    DataFusion(#[from] DataFusionError),
+    #[error("{0}")]
+    Arrow(#[from] ArrowError),
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// An invariant does not hold: a bug, and the task stops.
+    #[error("broken invariant: {0}")]
+    Broken(String),
+}
+
+/// What an operator is told about the epoch.
+pub struct Context<'a> {
+    /// The view's watermark after the rows of this epoch; `i64::MAX` when its inputs have ended.
+    pub watermark: Option<i64>,
+    /// The value of `now()`: the watermark cut to the view's tick.
+    pub now_us: i64,
+    /// Sets the cell that `now()` reads.
+    pub set_now: &'a dyn Fn(i64),
+}
+
+/// What one input hands to an operator.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    pub delta: Delta,
+    /// Rows from another level, by the partition of the epoch topic they came from; `delta` holds them all.
+    pub by_partition: Vec<(u32, Delta)>,
+}
+
+/// What an epoch does beside handing rows on.
+#[derive(Default)]
+pub struct Effects {
+    pub counters: Counters,
+    pub outputs: Vec<Output>,
+}
+
+impl Effects {
+    /// Writes late rows with their coordinates and the reason.
+    pub fn late(&mut self, view: &str, delta: &Delta, window_ends: &[i64], closed_through: i64) -> Result<(), OpError> {
+        let n = delta.len();
+        let origin = delta.origin.as_ref();
+        let watermarks: Vec<i64> = (0..n).map(|i| origin.map_or(i64::MIN, |o| o.watermarks[i]).max(closed_through)).collect();
+        let reasons = window_ends.iter().zip(&watermarks).map(|(end, watermark)| {
+            format!("its last window ended at `{}`, the watermark stood at `{}`", schemas::clock::rfc3339(*end), schemas::clock::rfc3339(*watermark))
+        });
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter((0..n).map(|_| origin.map(|o| o.topic.as_ref())))),
+            Arc::new(UInt32Array::from_iter((0..n).map(|_| origin.map(|o| o.partition)))),
+            Arc::new(UInt64Array::from_iter((0..n).map(|i| origin.map(|o| o.offsets[i])))),
+            Arc::new(StringArray::from_iter_values(reasons)),
+            Arc::new(Int64Array::from(delta.times.clone())),
+        ];
+        let mut fields: Vec<Field> = [("_topic", DataType::Utf8), ("_partition", DataType::UInt32), ("_offset", DataType::UInt64), ("_reason", DataType::Utf8), ("_time", DataType::Int64)]
+            .map(|(name, t)| Field::new(name, t, true))
+            .to_vec();
+        fields.extend(delta.batch.schema().fields().iter().map(|f| f.as_ref().clone()));
+        columns.extend(delta.batch.columns().iter().cloned());
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
+        self.outputs.push(Output { name: format!("{view}.late"), kind: OutputKind::Late, batch });
+        Ok(())
+    }
+}
+
+pub trait Operator: Send {
+    fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError>;
+    /// A frozen copy of the state, to be turned into pieces elsewhere.
+    fn freeze(&mut self) -> Frozen;
+    /// Takes the state back; called once, on a fresh operator.
+    fn restore(&mut self, pieces: Pieces) -> Result<(), StateError>;
+}
+
+/// The arguments of one aggregate call over a batch, and the rows that its `FILTER` keeps (`None`: all).
+pub struct CallValues {
+    pub args: Vec<ArrayRef>,
+    pub kept: Option<BooleanArray>,
+}
+
+pub fn values_of(calls: &[AggregateCall], batch: &RecordBatch) -> Result<Vec<CallValues>, OpError> {
+    calls
+        .iter()
+        .map(|call| {
+            let args = call.args.iter().map(|e| evaluate(e, batch)).collect::<Result<_, _>>()?;
+            let kept = call.filter.as_ref().map(|f| steps::filter_mask(f, batch)).transpose()?;
+            Ok(CallValues { args, kept })
+        })
+        .collect()
+}
+
+pub fn evaluate(expr: &Expr, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+    expr.evaluate(batch)?.into_array(batch.num_rows())
+}
+
+/// Key ids of the rows of `batch`, by the record key where the codec says so.
+pub fn keys_of(group: &[GroupColumn], codec: &KeyCodec, dictionary: &mut KeyDictionary, batch: &RecordBatch, record_keys: Option<&BinaryArray>) -> Result<Vec<u32>, OpError> {
+    let columns = if codec.uses_record_key() && record_keys.is_some() { Vec::new() } else { key_columns(group, batch)? };
+    Ok(codec.intern(dictionary, &columns, record_keys, batch.num_rows())?)
+}
+
+pub fn key_columns(group: &[GroupColumn], batch: &RecordBatch) -> Result<Vec<ArrayRef>, DataFusionError> {
+    let exprs = group.iter().filter_map(|g| match g {
+        GroupColumn::Expr(e) => Some(e),
+        GroupColumn::WindowStart | GroupColumn::WindowEnd => None,
+    });
+    exprs.map(|e| evaluate(e, batch)).collect()
+}
+
+/// Folds rows (`None`: all) of an evaluated batch into `groups`.
+pub fn fold_rows(groups: &mut Groups, rows: Option<&[u32]>, ids: &[u32], values: &[CallValues], times: &[i64], retract: bool) -> Result<(), OpError> {
+    let picked: Option<Vec<u32>> = rows.map(|r| r.iter().map(|i| ids[*i as usize]).collect());
+    let slots = groups.slots_for(picked.as_deref().unwrap_or(ids));
+    groups.count_rows(&slots, if retract { -1 } else { 1 });
+    for (call, values) in values.iter().enumerate() {
+        fold_call(groups, call, rows, &slots, values, times, retract)?;
+    }
+    Ok(())
+}
+
+fn fold_call(groups: &mut Groups, call: usize, rows: Option<&[u32]>, slots: &[u32], values: &CallValues, times: &[i64], retract: bool) -> Result<(), OpError> {
+    if rows.is_none() && values.kept.is_none() {
+        groups.update(call, &Rows { slots, args: &values.args, times }, retract)?;
+        return Ok(());
+    }
+    let all: Vec<u32>;
+    let rows = match rows {
+        Some(rows) => rows,
+        None => {
+            all = (0..times.len() as u32).collect();
+            &all
+        }
+    };
+    let keeps = |row: u32| values.kept.as_ref().is_none_or(|k| k.is_valid(row as usize) && k.value(row as usize));
+    let (rows, slots): (Vec<u32>, Vec<u32>) = rows.iter().copied().zip(slots.iter().copied()).filter(|(row, _)| keeps(*row)).unzip();
+    let times: Vec<i64> = rows.iter().map(|r| times[*r as usize]).collect();
+    let indices = UInt32Array::from(rows);
+    let args = values.args.iter().map(|a| take(a, &indices, None)).collect::<Result<Vec<_>, _>>()?;
+    groups.update(call, &Rows { slots: &slots, args: &args, times: &times }, retract)?;
+    Ok(())
+}
+
+/// A batch of `schema` whose columns are cast where an aggregate's type is wider or narrower than planned.
+pub fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, OpError> {
+    let columns = columns
+        .into_iter()
+        .zip(schema.fields())
+        .map(|(c, f)| if c.data_type() == f.data_type() { Ok(c) } else { arrow_cast::cast(&c, f.data_type()) })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
+}
+
+/// The schema with every field nullable: what operators hand on, so that a planner's stricter guess never stops a task.
+pub fn nullable(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>())
+}
+
+pub fn single_column(name: &str, array: ArrayRef) -> Result<RecordBatch, ArrowError> {
+    RecordBatch::try_new(Arc::new(Schema::new(vec![Field::new(name, array.data_type().clone(), true)])), vec![array])
+}

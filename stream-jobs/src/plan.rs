@@ -1,0 +1,263 @@
+//! A planned job: what the SQL file says, typed, with every expression compiled.
+//!
+//! `sql` makes these values out of a file; `task` runs them. Views refer only to sources and to views before them, so a
+//! pass in order is a pass in dependency order.
+
+use arrow_schema::{DataType, SchemaRef};
+use datafusion::physical_expr::{PhysicalExpr, aggregate::AggregateFunctionExpr};
+use std::{collections::BTreeMap, sync::Arc};
+
+pub type Expr = Arc<dyn PhysicalExpr>;
+
+#[derive(Debug)]
+pub struct Job {
+    /// From the file's name: `retail.sql` is `retail`.
+    pub name: String,
+    /// Hex hash of the SQL text; part of every epoch's versions.
+    pub sql_hash: String,
+    pub sources: Vec<SourceSpec>,
+    pub views: Vec<ViewSpec>,
+    pub sinks: Vec<SinkSpec>,
+    pub alerts: Vec<AlertSpec>,
+}
+
+/// `CREATE SOURCE` or, over a compacted topic, `CREATE TABLE`.
+#[derive(Debug, Clone)]
+pub struct SourceSpec {
+    pub name: String,
+    pub topic: String,
+    /// The declared columns. `TIMESTAMPTZ` is `Timestamp(Microsecond, "UTC")`, `TEXT` is `Utf8`.
+    pub schema: SchemaRef,
+    /// Indices of the key columns; the record key is their texts joined by `|`.
+    pub key: Vec<usize>,
+    /// Index of the event-time column (`WATERMARK FOR`); `None` only for a table without one.
+    pub time_column: Option<usize>,
+    /// The watermark's bound in microseconds.
+    pub bound_us: i64,
+    /// True for `CREATE TABLE`: newest row per key, tombstones delete.
+    pub table: bool,
+    /// Tables with `broadcast = true` are read whole by every task.
+    pub broadcast: bool,
+    pub trust_partition: bool,
+    /// `dedup = '10m'`: column index of `event_id` and the horizon in microseconds.
+    pub dedup: Option<(usize, i64)>,
+    pub max_skew_us: i64,
+    pub idle_timeout_ms: i64,
+}
+
+/// Where rows come from: index into [`Job::sources`] or [`Job::views`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    Source(usize),
+    View(usize),
+}
+
+/// Straight work over a batch: the rows of one step are the input of the next.
+#[derive(Debug, Clone)]
+pub enum Step {
+    Filter(Expr),
+    /// Output columns in order, with the schema of the result.
+    Project { exprs: Vec<Expr>, schema: SchemaRef },
+    /// Appends one column per function: functions with a state per key (`prev`, `robust_z`, `percent_rank`). `key`: the columns
+    /// of the step's input that make the key of the history (window columns apart).
+    Keyed { functions: Vec<KeyedCall>, key: Vec<usize>, schema: SchemaRef },
+}
+
+#[derive(Debug, Clone)]
+pub struct KeyedCall {
+    pub function: KeyedFunction,
+    /// The value whose history the function keeps, evaluated on the step's input.
+    pub arg: Expr,
+    /// Type of the result column.
+    pub data_type: DataType,
+}
+
+/// A function that looks at the earlier rows of the same key, in log order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyedFunction {
+    /// The value in the key's row before this one; null in its first.
+    Prev,
+    /// Robust z-score (Iglewicz and Hoaglin 1993): 0.6745 (x − median) / MAD of the key's `size` rows before this one; null with fewer
+    /// than 8 of them or a MAD of zero.
+    RobustZ { size: usize },
+    /// Empirical quantile: share of the key's `size` rows before this one that are ≤ x; null in its first row.
+    PercentRank { size: usize },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emit {
+    OnWindowClose,
+    Changes,
+    ChangesEvery { interval_us: i64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LatePolicy {
+    Side,
+    Drop,
+}
+
+#[derive(Debug, Clone)]
+pub struct ViewSpec {
+    pub name: String,
+    pub body: Body,
+    pub emit: Emit,
+    pub late: LatePolicy,
+    pub allowed_lateness_us: i64,
+    /// The columns that a user sees, in order.
+    pub schema: SchemaRef,
+    /// Indices of the output columns that make a row's key (group columns, window columns included; join columns; for a map
+    /// the key of its input, where it is projected). Empty: rows without a key.
+    pub key: Vec<usize>,
+    /// Output column whose value is the row's time for later windows; windowed views: their `window_end` (the time is
+    /// `window_end` − 1 µs), when projected.
+    pub time_column: Option<usize>,
+    /// The key of the task that holds a row, as output columns: all rows with equal values stand in one task.
+    pub partition_key: Vec<usize>,
+    /// 1: in the task of its source's partition. A view grouped by another key stands one level above its input and reads its
+    /// input's epoch topic.
+    pub level: u8,
+    /// True when an expression calls `now()`.
+    pub uses_now: bool,
+    /// The view's own SQL, for `explain`.
+    pub sql: String,
+    /// False for views that the planner made itself (partial aggregates, named `X$partial`).
+    pub visible: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Body {
+    Map { input: Relation, steps: Vec<Step> },
+    Aggregate(Aggregate),
+    Join(Join),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Rows in, results out.
+    Single,
+    /// Level 1 of an aggregate over another key: rows in, states of panes out (group columns, window columns, state columns).
+    Partial,
+    /// Its level 2: states in, results out.
+    Final,
+}
+
+#[derive(Debug, Clone)]
+pub struct Aggregate {
+    pub input: Relation,
+    pub pre: Vec<Step>,
+    pub phase: Phase,
+    pub window: Option<WindowSpec>,
+    pub group: Vec<GroupColumn>,
+    pub aggregates: Vec<AggregateCall>,
+    /// Group columns then aggregates: the input of `post`.
+    pub schema: SchemaRef,
+    pub post: Vec<Step>,
+    /// The group (window columns apart) is exactly the source's key: keys are interned by the record's key bytes.
+    pub by_record_key: bool,
+}
+
+/// `TUMBLE(s, t, size)` is `HOP(s, t, size, size)`. All in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSpec {
+    /// Column of the rows after `pre` (or of the input, which `pre` keeps) whose value is the row's time.
+    pub time_column: usize,
+    /// True when the time column is the `window_end` of a view: the time is 1 µs before it.
+    pub time_is_window_end: bool,
+    pub size_us: i64,
+    pub slide_us: i64,
+    pub offset_us: i64,
+}
+
+#[derive(Debug, Clone)]
+pub enum GroupColumn {
+    Expr(Expr),
+    WindowStart,
+    WindowEnd,
+}
+
+#[derive(Debug, Clone)]
+pub struct AggregateCall {
+    pub function: AggregateFunction,
+    pub args: Vec<Expr>,
+    pub filter: Option<Expr>,
+    /// Type of the result.
+    pub data_type: DataType,
+}
+
+#[derive(Debug, Clone)]
+pub enum AggregateFunction {
+    /// `COUNT(*)` has no argument.
+    Count,
+    Sum,
+    Min,
+    Max,
+    Avg,
+    /// By event time, then log order.
+    FirstValue,
+    LastValue,
+    DataFusion(Arc<AggregateFunctionExpr>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinKind {
+    Inner,
+    Left,
+}
+
+/// Tables joined by one key: the first side, then each further one inner or left.
+#[derive(Debug, Clone)]
+pub struct Join {
+    pub sides: Vec<JoinSide>,
+    /// The sides' columns one after another (each side's own schema, keys included), input of `post`.
+    pub schema: SchemaRef,
+    pub post: Vec<Step>,
+}
+
+#[derive(Debug, Clone)]
+pub struct JoinSide {
+    pub input: Relation,
+    pub pre: Vec<Step>,
+    /// The side's columns after `pre`.
+    pub schema: SchemaRef,
+    /// Ignored for the first side.
+    pub kind: JoinKind,
+    /// The side's columns that are compared with the other sides', in one order for all.
+    pub on: Vec<usize>,
+}
+
+/// `CREATE SINK name FROM view WITH (…)`; the options as written.
+#[derive(Debug, Clone)]
+pub struct SinkSpec {
+    pub name: String,
+    pub view: usize,
+    pub connector: String,
+    pub options: BTreeMap<String, String>,
+}
+
+/// `CREATE ALERT name ON view RAISE WHEN … CLEAR WHEN … WITH (…)`.
+#[derive(Debug, Clone)]
+pub struct AlertSpec {
+    pub name: String,
+    pub view: usize,
+    /// Over the view's output columns.
+    pub raise: Expr,
+    pub raise_sql: String,
+    pub clear: Option<Expr>,
+    pub clear_sql: Option<String>,
+    pub severity: String,
+    pub for_us: i64,
+    pub min_hold_us: i64,
+    /// Room name patterns: `sub:{tenant}:{subscriber_id}`.
+    pub rooms: Vec<String>,
+    pub summary: String,
+    /// What the alert is about: `kind` option, default the rule's name.
+    pub kind: String,
+    /// Output columns of the view: `tenant`, the score (option `score`, default a column called `score` when there is one), and the reasons
+    /// (a text column called `reasons` that holds a JSON array, when there is one).
+    pub tenant_column: Option<usize>,
+    pub score_column: Option<usize>,
+    pub reasons_column: Option<usize>,
+    /// Hash of the statement's text: a changed rule is a new version.
+    pub version: String,
+}

@@ -1,0 +1,331 @@
+//! Room tasks: every message of a room goes through the one task that owns the room and gets a dense offset there.
+//!
+//! Alerts go to the rooms that their rule names and to the state room `alerts:<tenant>`; sinks `WITH (connector = 'room')` turn a
+//! view's rows into messages. Once a second of wall clock the task tells `stats:<tenant>` what the engine is doing.
+
+use crate::{
+    delta::Delta,
+    ops::{OpError, alert::fill},
+    plan::{Job, SinkSpec},
+    state::{Frozen, Pieces, StateError},
+    task::{Content, EpochInput, EpochOutput, InputSpec, Partitions, Task, level_group},
+    upstream::read_rows,
+};
+use arrow_array::{Array, RecordBatch, cast::AsArray, types::*};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::DataType;
+use schemas::{ChainPosition, Counters, EpochRecord, Output, OutputKind, RoomKind, RoomMessage, Verdict};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+const STATS_EVERY_MS: i64 = 1_000;
+
+/// The group of a job's room tasks.
+pub fn rooms_group(job: &str) -> String {
+    format!("{job}.rooms")
+}
+
+/// A sink whose rows become room messages.
+#[derive(Debug, Clone)]
+struct RoomSink {
+    view: String,
+    room: String,
+    kind: RoomKind,
+    key: String,
+}
+
+/// What is known of an upstream task: its place on the chain and what it counted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Origin {
+    position: ChainPosition,
+    ignored: u64,
+    epochs: u64,
+    counters: [u64; 5],
+    watermark: Option<i64>,
+    level: u8,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    origins: BTreeMap<usize, Origin>,
+    /// Last offset of each room.
+    offsets: BTreeMap<String, u64>,
+    tenants: BTreeSet<String>,
+    last_stats_ms: i64,
+    rows_at_last_stats: u64,
+    /// Widest distance between the append of an event and the epoch that took it, since the last stats.
+    lag_ms: i64,
+}
+
+pub struct RoomsTask {
+    inputs: Vec<InputSpec>,
+    levels: Vec<u8>,
+    sinks: Vec<RoomSink>,
+    partition: u32,
+    partitions: u32,
+    state: State,
+    outbox: crate::outbox::Outbox,
+}
+
+impl RoomsTask {
+    pub fn new(job: &Job, partition: u32, partitions: Partitions, room_partitions: u32) -> Result<Self, OpError> {
+        let top = job.views.iter().map(|v| v.level).max().unwrap_or(1);
+        let mut inputs = Vec::new();
+        let mut levels = Vec::new();
+        for level in 1..=top {
+            for p in 0..partitions.of(level) {
+                inputs.push(InputSpec::Epochs { group: level_group(&job.name, level), partition: p });
+                levels.push(level);
+            }
+        }
+        let sinks = job.sinks.iter().filter(|s| s.connector == "room").map(|s| room_sink(job, s)).collect::<Result<_, _>>()?;
+        Ok(Self { inputs, levels, sinks, partition, partitions: room_partitions, state: State::default(), outbox: crate::outbox::Outbox::default() })
+    }
+
+    fn record(&mut self, input: usize, offset: u64, record: &EpochRecord, now_ms: i64, messages: &mut Vec<RoomMessage>) -> Result<(), OpError> {
+        let origin = self.state.origins.entry(input).or_default();
+        origin.level = self.levels[input];
+        if origin.position.offer(offset, &record.header) == Verdict::Ignored {
+            origin.ignored += 1;
+            return Ok(());
+        }
+        origin.epochs += 1;
+        let c = &record.header.counters;
+        for (total, n) in origin.counters.iter_mut().zip([c.rows_in, c.late, c.dead, c.duplicate, c.misplaced]) {
+            *total += n;
+        }
+        origin.watermark = origin.watermark.max(record.header.watermark);
+        if let Some(appended_us) = record.header.appended_us {
+            self.state.lag_ms = self.state.lag_ms.max(record.header.now_ms - appended_us / 1000);
+        }
+        let appended_us = record.header.appended_us;
+        for output in &record.outputs {
+            match output.kind {
+                OutputKind::Alerts => self.alerts(&output.batch, now_ms, appended_us, messages)?,
+                OutputKind::Rows | OutputKind::Changes => self.rows(output, now_ms, appended_us, messages)?,
+                OutputKind::Late | OutputKind::Dead | OutputKind::Rooms | OutputKind::Table => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, output: &Output, now_ms: i64, appended_us: Option<i64>, messages: &mut Vec<RoomMessage>) -> Result<(), OpError> {
+        let sinks: Vec<RoomSink> = self.sinks.iter().filter(|s| s.view == output.name).cloned().collect();
+        if sinks.is_empty() {
+            return Ok(());
+        }
+        let delta = read_rows(output)?;
+        let rows = JsonRows::new(&delta.batch)?;
+        for sink in sinks {
+            for row in 0..delta.len() {
+                self.row(&sink, &delta, &rows, row, now_ms, appended_us, messages)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one row of one sink, with the facts of its epoch")]
+    fn row(&mut self, sink: &RoomSink, delta: &Delta, rows: &JsonRows<'_>, row: usize, now_ms: i64, appended_us: Option<i64>, messages: &mut Vec<RoomMessage>) -> Result<(), OpError> {
+        let op = delta.op(row);
+        if op == crate::delta::Op::UpdateBefore {
+            return Ok(());
+        }
+        let room = fill(&sink.room, &delta.batch, |c| rows.text(c, row))?;
+        let key = match sink.kind {
+            RoomKind::State => fill(&sink.key, &delta.batch, |c| rows.text(c, row))?,
+            RoomKind::Stream => String::new(),
+        };
+        let removed = !op.adds();
+        if removed && sink.kind == RoomKind::Stream {
+            return Ok(());
+        }
+        let tenant = delta.batch.schema().index_of("tenant").ok().map(|c| rows.text(c, row)).transpose()?.unwrap_or_default();
+        let data = if removed { "null".to_owned() } else { rows.object(row)?.to_string() };
+        self.message(Draft { room, tenant, kind: sink.kind, key, removed, data, appended_us }, now_ms, messages);
+        Ok(())
+    }
+
+    fn alerts(&mut self, batch: &RecordBatch, now_ms: i64, appended_us: Option<i64>, messages: &mut Vec<RoomMessage>) -> Result<(), OpError> {
+        let text = |name: &str| batch.column_by_name(name).map(|c| c.as_string::<i32>().clone()).ok_or_else(|| OpError::Broken(format!("alerts have no column `{name}`")));
+        let (ids, actions, tenants, rooms, events) = (text("alert_id")?, text("action")?, text("tenant")?, text("rooms")?, text("event")?);
+        let by_event = batch.column_by_name("by_event").map(|c| c.as_boolean().clone());
+        for row in 0..batch.num_rows() {
+            let tenant = tenants.value(row).to_owned();
+            let caused = appended_us.filter(|_| by_event.as_ref().is_some_and(|b| b.value(row)));
+            let data = events.value(row).to_owned();
+            let over = matches!(actions.value(row), "resolve" | "expire");
+            let state = if over { "null".to_owned() } else { data.clone() };
+            let open = Draft { room: format!("alerts:{tenant}"), tenant: tenant.clone(), kind: RoomKind::State, key: ids.value(row).to_owned(), removed: over, data: state, appended_us: caused };
+            self.message(open, now_ms, messages);
+            for room in rooms.value(row).split('\n').filter(|r| !r.is_empty()) {
+                let told = Draft { room: room.to_owned(), tenant: tenant.clone(), kind: RoomKind::Stream, key: String::new(), removed: false, data: data.clone(), appended_us: caused };
+                self.message(told, now_ms, messages);
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, draft: Draft, now_ms: i64, messages: &mut Vec<RoomMessage>) {
+        if schemas::partition::partition_of(draft.room.as_bytes(), self.partitions) != self.partition {
+            return;
+        }
+        if !self.state.tenants.contains(&draft.tenant) {
+            self.state.tenants.insert(draft.tenant.clone());
+        }
+        let offset = self.state.offsets.entry(draft.room.clone()).or_default();
+        *offset += 1;
+        let Draft { room, tenant, kind, key, removed, data, appended_us } = draft;
+        messages.push(RoomMessage { room, tenant, kind, offset: *offset, key, removed, data, time_us: now_ms * 1000, appended_us });
+    }
+
+    fn stats(&mut self, now_ms: i64, messages: &mut Vec<RoomMessage>) {
+        let elapsed = now_ms - self.state.last_stats_ms;
+        if elapsed < STATS_EVERY_MS {
+            return;
+        }
+        let level1 = || self.state.origins.values().filter(|o| o.level == 1);
+        let total = |i: usize| level1().map(|o| o.counters[i]).sum::<u64>();
+        let rows_in = total(0);
+        let rate = if self.state.last_stats_ms == 0 { 0.0 } else { (rows_in - self.state.rows_at_last_stats) as f64 * 1000.0 / elapsed as f64 };
+        let watermark = level1().filter_map(|o| o.watermark).min().filter(|w| *w != i64::MAX).map(schemas::clock::rfc3339);
+        let data = json!({
+            "events_per_s": (rate * 10.0).round() / 10.0, "lag_ms": self.state.lag_ms, "watermark": watermark, "rows_in": rows_in, "late": total(1), "dead": total(2),
+            "duplicate": total(3), "misplaced": total(4), "epochs": self.state.origins.values().map(|o| o.epochs).sum::<u64>(),
+        })
+        .to_string();
+        self.state.last_stats_ms = now_ms;
+        self.state.rows_at_last_stats = rows_in;
+        self.state.lag_ms = 0;
+        for tenant in self.state.tenants.clone() {
+            let room = format!("stats:{tenant}");
+            self.message(Draft { room, tenant, kind: RoomKind::State, key: "engine".to_owned(), removed: false, data: data.clone(), appended_us: None }, now_ms, messages);
+        }
+    }
+}
+
+/// A message before it has its offset.
+struct Draft {
+    room: String,
+    tenant: String,
+    kind: RoomKind,
+    key: String,
+    removed: bool,
+    data: String,
+    appended_us: Option<i64>,
+}
+
+impl Task for RoomsTask {
+    fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
+    fn process(&mut self, input: EpochInput) -> Result<EpochOutput, OpError> {
+        let mut messages = Vec::new();
+        let now_ms = input.now_ms;
+        let mut appended_us: Option<i64> = None;
+        for (i, cut) in input.inputs.into_iter().enumerate() {
+            if let Content::Epochs(records) = cut.content {
+                for (offset, record) in records {
+                    appended_us = appended_us.into_iter().chain(record.header.appended_us).min();
+                    self.record(i, offset, &record, now_ms, &mut messages)?;
+                }
+            }
+        }
+        self.stats(now_ms, &mut messages);
+        if !messages.is_empty() {
+            let output = Output { name: "rooms".to_owned(), kind: OutputKind::Rooms, batch: RoomMessage::to_batch(&messages)? };
+            self.outbox.push(output, (None, BTreeMap::new()));
+        }
+        let outputs = self.outbox.take();
+        let counters = Counters { rows_out: outputs.iter().map(|o| o.batch.num_rows() as u64).sum(), ..Counters::default() };
+        Ok(EpochOutput { watermark: None, watermarks: BTreeMap::new(), appended_us, counters, outputs })
+    }
+
+    fn input_watermarks(&self) -> Vec<Option<i64>> {
+        vec![None; self.inputs.len()]
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError> {
+        let pieces = Pieces { meta: serde_json::to_value(&self.state).map_err(StateError::Meta)?, batches: Vec::new() };
+        let outbox = self.outbox.pieces()?;
+        Ok(vec![("rooms".to_owned(), Box::new(move || Ok(pieces))), ("outbox".to_owned(), Box::new(move || Ok(outbox)))])
+    }
+
+    fn restore(&mut self, mut parts: BTreeMap<String, Pieces>) -> Result<(), StateError> {
+        let mut take = |name: &str| parts.remove(name).ok_or_else(|| StateError::Missing(name.to_owned()));
+        self.state = take("rooms")?.meta()?;
+        self.outbox.restore(take("outbox")?)
+    }
+
+    fn ignored(&self) -> u64 {
+        self.state.origins.values().map(|o| o.ignored).sum()
+    }
+}
+
+fn room_sink(job: &Job, sink: &SinkSpec) -> Result<RoomSink, OpError> {
+    let option = |name: &str| sink.options.get(name).cloned();
+    let room = option("room").ok_or_else(|| OpError::Broken(format!("sink `{}` names no `room`", sink.name)))?;
+    let kind = if option("type").as_deref() == Some("state") { RoomKind::State } else { RoomKind::Stream };
+    let key = option("key").unwrap_or_default();
+    // A bare column name is its own pattern.
+    let key = if key.contains('{') { key } else { format!("{{{key}}}") };
+    Ok(RoomSink { view: job.views[sink.view].name.clone(), room, kind, key })
+}
+
+/// Reads rows as JSON objects. Texts that hold JSON (columns called `reasons`) are put in as they are.
+pub struct JsonRows<'a> {
+    batch: &'a RecordBatch,
+    formatters: Vec<ArrayFormatter<'a>>,
+}
+
+impl<'a> JsonRows<'a> {
+    pub fn new(batch: &'a RecordBatch) -> Result<Self, OpError> {
+        const OPTIONS: FormatOptions<'static> = FormatOptions::new();
+        let formatters = batch.columns().iter().map(|c| ArrayFormatter::try_new(c.as_ref(), &OPTIONS)).collect::<Result<_, _>>()?;
+        Ok(Self { batch, formatters })
+    }
+
+    /// A value as text, as patterns and keys show it; null is the empty text.
+    pub fn text(&self, column: usize, row: usize) -> Result<String, OpError> {
+        let array = self.batch.column(column);
+        if array.is_null(row) {
+            return Ok(String::new());
+        }
+        Ok(match array.data_type() {
+            DataType::Timestamp(arrow_schema::TimeUnit::Microsecond, _) => schemas::clock::rfc3339(array.as_primitive::<TimestampMicrosecondType>().value(row)),
+            _ => self.formatters[column].value(row).to_string(),
+        })
+    }
+
+    pub fn object(&self, row: usize) -> Result<Value, OpError> {
+        let mut object = Map::new();
+        for (i, field) in self.batch.schema().fields().iter().enumerate() {
+            object.insert(field.name().clone(), self.value(i, row, field.name() == "reasons")?);
+        }
+        Ok(Value::Object(object))
+    }
+
+    fn value(&self, column: usize, row: usize, embedded: bool) -> Result<Value, OpError> {
+        let array = self.batch.column(column);
+        if array.is_null(row) {
+            return Ok(Value::Null);
+        }
+        Ok(match array.data_type() {
+            DataType::Int64 => json!(array.as_primitive::<Int64Type>().value(row)),
+            DataType::Int32 => json!(array.as_primitive::<Int32Type>().value(row)),
+            DataType::Int16 => json!(array.as_primitive::<Int16Type>().value(row)),
+            DataType::UInt64 => json!(array.as_primitive::<UInt64Type>().value(row)),
+            DataType::UInt32 => json!(array.as_primitive::<UInt32Type>().value(row)),
+            DataType::Float64 => json!(array.as_primitive::<Float64Type>().value(row)),
+            DataType::Boolean => json!(array.as_boolean().value(row)),
+            DataType::Decimal128(_, _) => serde_json::from_str(&self.text(column, row)?).unwrap_or(Value::Null),
+            DataType::Utf8 if embedded => serde_json::from_str(&self.text(column, row)?).unwrap_or(Value::Null),
+            _ => Value::String(self.text(column, row)?),
+        })
+    }
+}

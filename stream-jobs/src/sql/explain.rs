@@ -1,0 +1,250 @@
+//! The plan of a job for people and programs: what is read, kept, and sent, and what may be relied on.
+
+use super::interval::display_us;
+use crate::plan::{Aggregate, Body, Emit, GroupColumn, Job, JoinKind, LatePolicy, Phase, Relation, Step, ViewSpec};
+use arrow_schema::Schema;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// The plan as text.
+pub fn explain(job: &Job) -> String {
+    let plan = explain_json(job);
+    let mut out = format!("job {} (sql {})\n", job.name, &job.sql_hash[..job.sql_hash.len().min(16)]);
+    for (title, field) in [("sources", "sources"), ("views", "views"), ("sinks", "sinks"), ("alerts", "alerts")] {
+        let entries = plan[field].as_array().map(Vec::as_slice).unwrap_or_default();
+        if !entries.is_empty() {
+            let _ = write!(out, "\n{title}\n");
+            entries.iter().for_each(|entry| write_entry(&mut out, entry));
+        }
+    }
+    let _ = writeln!(out, "\nepoch topics: {}", words(&plan["epoch_topics"]));
+    out
+}
+
+fn write_entry(out: &mut String, entry: &Value) {
+    let _ = writeln!(out, "  {}", words(&entry["name"]));
+    for (name, value) in entry.as_object().into_iter().flatten() {
+        let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        if name != "name" && !empty {
+            let _ = writeln!(out, "    {:<12}{}", name.replace('_', " "), words(value));
+        }
+    }
+}
+
+fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => fields.iter().map(|(name, value)| format!("{name}={}", words(value))).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+/// The plan as a value for programs; the same facts.
+pub fn explain_json(job: &Job) -> Value {
+    let levels = job.views.iter().map(|v| v.level).max().unwrap_or(1).max(1);
+    let mut topics: Vec<String> = (1..=levels).map(|level| format!("epochs.{}.l{level}", job.name)).collect();
+    if !job.alerts.is_empty() || job.sinks.iter().any(|sink| sink.connector == "room" || sink.connector == "rooms") {
+        topics.push(format!("epochs.{}.rooms", job.name));
+    }
+    json!({
+        "job": job.name,
+        "sql_hash": job.sql_hash,
+        "sources": job.sources.iter().map(source).collect::<Vec<_>>(),
+        "views": job.views.iter().map(|v| view(job, v)).collect::<Vec<_>>(),
+        "sinks": job.sinks.iter().map(|s| json!({"name": s.name, "from": job.views[s.view].name, "connector": s.connector, "options": s.options})).collect::<Vec<_>>(),
+        "alerts": job.alerts.iter().map(|a| alert(job, a)).collect::<Vec<_>>(),
+        "epoch_topics": topics,
+    })
+}
+
+fn names(columns: &[usize], schema: &Schema) -> Vec<String> {
+    columns.iter().map(|c| schema.field(*c).name().clone()).collect()
+}
+
+fn source(source: &crate::plan::SourceSpec) -> Value {
+    let watermark = source.time_column.map(|c| format!("{} - {}", source.schema.field(c).name(), display_us(source.bound_us)));
+    json!({
+        "name": source.name,
+        "kind": match (source.table, source.broadcast) { (false, _) => "stream", (true, false) => "table", (true, true) => "broadcast table" },
+        "topic": source.topic,
+        "key": names(&source.key, &source.schema),
+        "watermark": watermark,
+        "dedup": source.dedup.map(|(column, us)| format!("by {} within {}, 8 bytes a row of that time", source.schema.field(column).name(), display_us(us))),
+        "misplaced": if source.trust_partition { "accepted" } else { "dead letter" },
+        "max_skew": display_us(source.max_skew_us),
+        "idle_timeout": display_us(source.idle_timeout_ms * 1_000),
+    })
+}
+
+fn alert(job: &Job, alert: &crate::plan::AlertSpec) -> Value {
+    json!({
+        "name": alert.name,
+        "on": job.views[alert.view].name,
+        "raise": alert.raise_sql,
+        "clear": alert.clear_sql,
+        "severity": alert.severity,
+        "for": display_us(alert.for_us),
+        "min_hold": display_us(alert.min_hold_us),
+        "rooms": alert.rooms,
+        "version": alert.version,
+    })
+}
+
+fn view(job: &Job, view: &ViewSpec) -> Value {
+    let (window, panes) = match &view.body {
+        Body::Aggregate(aggregate) => (window(aggregate), panes(aggregate)),
+        _ => (None, None),
+    };
+    let (rerun, why) = determinism(job, view);
+    let windowed = window.is_some();
+    json!({
+        "name": view.name,
+        "made_by": (!view.visible).then_some("the planner"),
+        "level": view.level,
+        "reads": inputs(view).into_iter().map(|input| relation_name(job, input)).collect::<Vec<_>>(),
+        "key": names(&view.key, &view.schema),
+        "task_key": task_key(view),
+        "window": window,
+        "panes": panes,
+        "emits": emission(job, view),
+        "late": windowed.then(|| late(view)),
+        "results": format!("{rerun}: {why}"),
+        "clock": view.uses_now.then(|| format!("now() is the watermark, in ticks of {}", display_us(tick_us(view)))),
+        "state": state(job, view),
+    })
+}
+
+fn task_key(view: &ViewSpec) -> Value {
+    if view.partition_key.is_empty() {
+        return match (view.level, &view.body) {
+            (1, _) => json!("that of its input"),
+            _ => json!("none: one task holds all rows"),
+        };
+    }
+    json!(names(&view.partition_key, &view.schema))
+}
+
+fn tick_us(view: &ViewSpec) -> i64 {
+    match view.emit {
+        Emit::ChangesEvery { interval_us } => interval_us,
+        _ => 3_600_000_000,
+    }
+}
+
+fn inputs(view: &ViewSpec) -> Vec<Relation> {
+    match &view.body {
+        Body::Map { input, .. } => vec![*input],
+        Body::Aggregate(aggregate) => vec![aggregate.input],
+        Body::Join(join) => join.sides.iter().map(|side| side.input).collect(),
+    }
+}
+
+fn relation_name(job: &Job, relation: Relation) -> &str {
+    match relation {
+        Relation::Source(index) => &job.sources[index].name,
+        Relation::View(index) => &job.views[index].name,
+    }
+}
+
+fn window(aggregate: &Aggregate) -> Option<String> {
+    let window = aggregate.window?;
+    let offset = if window.offset_us == 0 { String::new() } else { format!(", offset {}", display_us(window.offset_us)) };
+    Some(if window.size_us == window.slide_us {
+        format!("every {}{offset}", display_us(window.size_us))
+    } else {
+        format!("of {} sliding by {}{offset}", display_us(window.size_us), display_us(window.slide_us))
+    })
+}
+
+fn panes(aggregate: &Aggregate) -> Option<String> {
+    let window = aggregate.window?;
+    let pane_us = super::catalog::gcd(super::catalog::gcd(window.size_us, window.slide_us), window.offset_us);
+    Some(format!("{} of {} a window", window.size_us / pane_us, display_us(pane_us)))
+}
+
+fn emission(job: &Job, view: &ViewSpec) -> String {
+    match (&view.body, view.emit) {
+        (Body::Map { .. }, Emit::OnWindowClose) => "each row once, at once".into(),
+        (Body::Map { .. }, _) => "changes, at once".into(),
+        (Body::Aggregate(a), Emit::OnWindowClose) if a.phase == Phase::Partial => format!("states of panes to level {}, when the pane closes", view.level + 1),
+        (_, Emit::OnWindowClose) => "each row once, when its window closes".into(),
+        (_, Emit::Changes) if view.uses_now => "changes, at once and at each tick".into(),
+        (_, Emit::Changes) => "changes, at once".into(),
+        (_, Emit::ChangesEvery { interval_us }) => format!("changes, every {} of event time, {} behind it", display_us(interval_us), display_us(bound_us(job, view))),
+    }
+}
+
+/// The greatest watermark bound below a view.
+fn bound_us(job: &Job, view: &ViewSpec) -> i64 {
+    let bound = |relation: Relation| match relation {
+        Relation::Source(index) => job.sources[index].bound_us,
+        Relation::View(index) => bound_us(job, &job.views[index]),
+    };
+    inputs(view).into_iter().map(bound).max().unwrap_or(0)
+}
+
+fn late(view: &ViewSpec) -> String {
+    let policy = match view.late {
+        LatePolicy::Side => "to the late output",
+        LatePolicy::Drop => "dropped and counted",
+    };
+    match view.allowed_lateness_us {
+        0 => policy.into(),
+        us => format!("{policy}, after {} in which windows are corrected", display_us(us)),
+    }
+}
+
+/// Whether other cuts of the same log give the same rows, and why (not).
+fn determinism(job: &Job, view: &ViewSpec) -> (&'static str, String) {
+    const INDEPENDENT: &str = "independent of the cut";
+    const EXACT: &str = "replay-exact only";
+    if let Some(table) = lookup_below(job, view) {
+        return (EXACT, format!("it looks rows up in `{table}` as it stands at the time"));
+    }
+    match (&view.body, view.emit) {
+        (Body::Map { .. }, Emit::OnWindowClose) if view.uses_now => (EXACT, "`now()` moves with the cuts".into()),
+        (_, Emit::Changes) => (EXACT, "it emits changes at once; the rows at rest are the same".into()),
+        (Body::Map { input, .. }, _) => match input {
+            Relation::Source(_) => (INDEPENDENT, "each row by itself".into()),
+            Relation::View(index) => determinism(job, &job.views[*index]),
+        },
+        (_, Emit::OnWindowClose) => match inputs(view).first() {
+            Some(Relation::View(index)) => match determinism(job, &job.views[*index]) {
+                (INDEPENDENT, _) => (INDEPENDENT, "results when the window closes".into()),
+                (below, why) => (below, why),
+            },
+            _ => (INDEPENDENT, "results when the window closes".into()),
+        },
+        (_, Emit::ChangesEvery { .. }) => (INDEPENDENT, "changes at ticks of the watermark".into()),
+    }
+}
+
+/// The table of a topic that a join at or below this view looks up.
+fn lookup_below<'a>(job: &'a Job, view: &ViewSpec) -> Option<&'a str> {
+    inputs(view).into_iter().find_map(|input| match input {
+        Relation::Source(index) => job.sources[index].table.then_some(job.sources[index].name.as_str()),
+        Relation::View(index) => lookup_below(job, &job.views[index]),
+    })
+}
+
+fn state(job: &Job, view: &ViewSpec) -> String {
+    match &view.body {
+        Body::Map { steps, .. } => {
+            let functions = steps.iter().map(|step| if let Step::Keyed { functions, .. } = step { functions.len() } else { 0 }).sum::<usize>();
+            if functions == 0 { "none".into() } else { format!("the rows before of {functions} functions, a key") }
+        }
+        Body::Aggregate(aggregate) => {
+            let keys = aggregate.group.iter().filter(|g| matches!(g, GroupColumn::Expr(_))).count();
+            let by = if aggregate.by_record_key { "the record's key".into() } else { format!("{keys} columns") };
+            let unit = if aggregate.window.is_some() { "a pane and group" } else { "a group" };
+            format!("{} aggregates {unit}, groups by {by}", aggregate.aggregates.len())
+        }
+        Body::Join(join) => {
+            let side = |side: &crate::plan::JoinSide| {
+                format!("{}{}", if side.kind == JoinKind::Left { "left " } else { "" }, relation_name(job, side.input))
+            };
+            format!("the newest row a key of {}", join.sides.iter().map(side).collect::<Vec<_>>().join(", "))
+        }
+    }
+}

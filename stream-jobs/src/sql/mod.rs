@@ -1,0 +1,156 @@
+//! The dialect: from the text of a job file to a planned [`Job`], or to a sentence with line and column.
+//!
+//! It promises that a text of any length and shape gives a job or an error, in bounded time and stack, and that a job which
+//! was planned can run: every name is known, every type fits, every row of a group lies in one task. It touches no file,
+//! no topic and no clock.
+//!
+//! ```
+//! use stream_jobs::sql::{FunctionContext, plan_job};
+//! let job = plan_job("plain", "
+//!     CREATE SOURCE usage (tenant TEXT, subscriber_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT,
+//!       WATERMARK FOR event_time AS event_time - INTERVAL '5 seconds')
+//!     WITH (topic = 'usage.v1', key = 'tenant, subscriber_id');
+//!     CREATE MATERIALIZED VIEW usage_1m AS
+//!     SELECT tenant, subscriber_id, window_end, SUM(bytes_down) AS bytes
+//!     FROM TUMBLE(usage, event_time, INTERVAL '1 minute')
+//!     GROUP BY tenant, subscriber_id, window_start, window_end
+//!     EMIT ON WINDOW CLOSE;", &FunctionContext::default())?;
+//! assert_eq!(job.views[0].name, "usage_1m");
+//! # Ok::<(), stream_jobs::sql::SqlError>(())
+//! ```
+
+mod aggregate;
+mod alert;
+mod catalog;
+mod error;
+mod explain;
+mod functions;
+mod interval;
+mod join;
+mod keyed;
+mod mapping;
+mod options;
+mod query;
+mod rows;
+mod source;
+mod statement;
+mod tokens;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::SqlError;
+pub use explain::{explain, explain_json};
+pub use functions::{CHURN_MODEL, FunctionContext};
+pub use interval::parse_duration_us;
+pub use mapping::Mapping;
+
+use crate::plan::{Job, Relation, SinkSpec};
+use catalog::Catalog;
+use error::{Result, nearest};
+use statement::{Name, SinkStatement, Statement};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Plans the job file `text`; `name` is the job's, from the file's name.
+pub fn plan_job(name: &str, text: &str, functions: &FunctionContext) -> std::result::Result<Job, SqlError> {
+    let statements = tokens::statements(text)?;
+    let mut planner = Planner {
+        catalog: Catalog::new(functions),
+        job: Job { name: name.into(), sql_hash: hash(text), sources: Vec::new(), views: Vec::new(), sinks: Vec::new(), alerts: Vec::new() },
+    };
+    if statements.is_empty() {
+        return Err(SqlError { line: 1, column: 1, message: "the file holds no statement".into(), hint: None });
+    }
+    for tokens in &statements {
+        planner.add(statement::parse(tokens)?, &tokens.text)?;
+    }
+    Ok(planner.job)
+}
+
+fn hash(text: &str) -> String {
+    format!("{:032x}", xxh3_128(text.as_bytes()))
+}
+
+struct Planner {
+    catalog: Catalog,
+    job: Job,
+}
+
+impl Planner {
+    fn add(&mut self, statement: Statement, text: &str) -> Result<()> {
+        match statement {
+            Statement::Relation(statement) => {
+                self.check_new(&statement.name)?;
+                let (spec, info) = source::plan(statement, Relation::Source(self.job.sources.len()))?;
+                self.job.sources.push(spec);
+                self.catalog.add(info);
+            }
+            Statement::View(statement) => {
+                self.check_new(&statement.name)?;
+                let views = view::plan(statement, text, &self.catalog, self.job.views.len())?;
+                self.job.views.extend(views.specs);
+                self.catalog.add(views.info);
+            }
+            Statement::Sink(statement) => {
+                let sink = self.sink(statement)?;
+                self.job.sinks.push(sink);
+            }
+            Statement::Alert(statement) => {
+                check_name(&statement.name)?;
+                if self.job.alerts.iter().any(|alert| alert.name == statement.name.text) {
+                    return Err(taken(&statement.name));
+                }
+                let view = self.view_index(&statement.view)?;
+                let spec = alert::plan(statement, text, view, &self.job.views[view], &self.catalog)?;
+                self.job.alerts.push(spec);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_new(&self, name: &Name) -> Result<()> {
+        check_name(name)?;
+        match self.catalog.get(&name.text) {
+            Some(_) => Err(taken(name)),
+            None => Ok(()),
+        }
+    }
+
+    fn view_index(&self, name: &Name) -> Result<usize> {
+        match self.catalog.get(&name.text).map(|info| info.relation) {
+            Some(Relation::View(index)) => Ok(index),
+            Some(Relation::Source(_)) => Err(SqlError::at(name.place, format!("`{}` is a source and no view", name.text)).hint("write a view over it")),
+            None => {
+                let views: Vec<&str> = self.job.views.iter().filter(|v| v.visible).map(|v| v.name.as_str()).collect();
+                let message = format!("there is no view `{}`; views are {}", name.text, error::list(&views));
+                Err(SqlError::at(name.place, message).hint_opt(nearest(&name.text, views)))
+            }
+        }
+    }
+
+    fn sink(&self, statement: SinkStatement) -> Result<SinkSpec> {
+        let SinkStatement { name, view, mut options } = statement;
+        check_name(&name)?;
+        if self.job.sinks.iter().any(|sink| sink.name == name.text) {
+            return Err(taken(&name));
+        }
+        let view = self.view_index(&view)?;
+        let (connector, _) = options.required("connector", "'parquet'")?;
+        Ok(SinkSpec { name: name.text, view, connector, options: options.rest() })
+    }
+}
+
+fn taken(name: &Name) -> SqlError {
+    SqlError::at(name.place, format!("the name `{}` is taken", name.text))
+}
+
+/// Names become parts of topics, files and rooms.
+fn check_name(name: &Name) -> Result<()> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let begins = name.text.chars().next().is_some_and(|c| c.is_ascii_lowercase());
+    if begins && name.text.len() <= 64 && name.text.chars().all(plain) {
+        return Ok(());
+    }
+    Err(SqlError::at(name.place, format!("the name `{}` is not made of a letter and then letters, digits and `_`, at most 64", name.text)))
+}

@@ -1,0 +1,162 @@
+//! From DataFusion's logical plan to the three shapes that a view can have: map, aggregate, join.
+
+use super::{
+    aggregate::{self, Grouped},
+    catalog::{Catalog, RelationInfo, Scan, WindowCall},
+    error::{Result as SqlResult, SqlError, from_datafusion, list, place},
+    functions::CHURN_MODEL,
+    join::{self, Joined},
+    keyed,
+    rows::{KeyedPolicy, Rows, refused},
+    tokens::Tokens,
+};
+use datafusion::{
+    common::{
+        DataFusionError, Result,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
+    logical_expr::{Expr, LogicalPlan, expr::ScalarFunction},
+    sql::sqlparser::ast::{Expr as SqlExpr, Query, SelectItem, SetExpr, Spanned},
+};
+use std::sync::Arc;
+
+/// What the rows of a query are made from.
+#[derive(Debug)]
+pub(super) enum Base {
+    Relation { info: Arc<RelationInfo>, window: Option<WindowCall> },
+    Aggregate(Box<Grouped>),
+    Join(Joined),
+}
+
+/// A base and the filters and projections over it.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub base: Base,
+    pub rows: Rows,
+}
+
+/// Plans a query; every error has its place.
+pub(super) fn plan(query: Box<Query>, tokens: &Tokens, catalog: &Catalog) -> SqlResult<Planned> {
+    refuse_clauses(tokens)?;
+    check_names(&query)?;
+    let plan = catalog.plan_query(query).and_then(|plan| {
+        check_expressions(&plan, catalog)?;
+        catalog.analyze(plan)
+    });
+    plan.and_then(|plan| build(&plan)).map_err(|error| error_of(error, tokens, catalog))
+}
+
+pub(super) fn error_of(error: DataFusionError, tokens: &Tokens, catalog: &Catalog) -> SqlError {
+    let message = error.strip_backtrace();
+    if let Some(error) = catalog.unknown_function(&message, tokens) {
+        return error;
+    }
+    place(from_datafusion(error, tokens), tokens)
+}
+
+/// `OVER` is refused by its word: DataFusion would speak of a function that it does not find.
+fn refuse_clauses(tokens: &Tokens) -> SqlResult<()> {
+    for index in 0..tokens.len() {
+        let parenthesis = tokens.get(index + 1).is_some_and(|t| t.token.to_string() == "(");
+        if parenthesis && tokens.is_word_at(index, "over") {
+            let error = SqlError::at(tokens.place(index), "`OVER` is not part of this version");
+            return Err(error.hint("use `TUMBLE` or `HOP` with `GROUP BY`, or `prev`, `robust_z` and `percent_rank`"));
+        }
+    }
+    Ok(())
+}
+
+/// Columns of a view are read by name, so every one must have one.
+fn check_names(query: &Query) -> SqlResult<()> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    for item in &select.projection {
+        if let SelectItem::UnnamedExpr(expr) = item
+            && !matches!(expr, SqlExpr::Identifier(_) | SqlExpr::CompoundIdentifier(_))
+        {
+            let error = SqlError::unplaced(format!("the column `{expr}` has no name")).hint(format!("write `{expr} AS name`"));
+            return Err(error.placed(expr.span().start));
+        }
+    }
+    Ok(())
+}
+
+/// Checks what is plain to see before types are added: calls of the churn model, and keyed calls in one another.
+fn check_expressions(plan: &LogicalPlan, catalog: &Catalog) -> Result<()> {
+    plan.apply(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|inner| {
+                if let Expr::ScalarFunction(call) = inner {
+                    check_call(inner, call, catalog)?;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(())
+}
+
+fn check_call(expr: &Expr, call: &ScalarFunction, catalog: &Catalog) -> Result<()> {
+    let name = call.func.name();
+    if keyed::as_call(expr).is_some() {
+        for arg in &call.args {
+            if arg.exists(|inner| Ok(keyed::as_call(inner).is_some()))? {
+                return Err(SqlError::unplaced(format!("`{name}` stands around another function of its kind")).hint("compute the inner one in a view of its own").into());
+            }
+        }
+    }
+    let Some(model) = catalog.functions.models.get(CHURN_MODEL).filter(|_| name.starts_with("churn_") && name != "churn_band") else {
+        return Ok(());
+    };
+    if call.args.len() != model.features.len() {
+        let message = format!("`{name}` takes the {} features of the model, got {}", model.features.len(), call.args.len());
+        return Err(SqlError::unplaced(message).hint(format!("they are {}", list(&model.features))).into());
+    }
+    for (arg, feature) in call.args.iter().zip(&model.features) {
+        if let Expr::Column(column) = arg
+            && column.name != *feature
+        {
+            let message = format!("`{name}` expects the feature `{feature}` where `{}` stands", column.name);
+            return Err(SqlError::unplaced(message).hint(format!("in order: {}", list(&model.features))).into());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn build(plan: &LogicalPlan) -> Result<Planned> {
+    match plan {
+        LogicalPlan::TableScan(table) => {
+            let scan = table.source.downcast_ref::<Scan>().ok_or_else(|| DataFusionError::Internal("a foreign table source".into()))?;
+            Ok(scanned(scan, table.projected_schema.clone()))
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let mut planned = build(&alias.input)?;
+            planned.rows.rename(alias.schema.clone());
+            Ok(planned)
+        }
+        LogicalPlan::Projection(projection) => {
+            let mut planned = build(&projection.input)?;
+            planned.rows.project(&projection.expr, &projection.schema)?;
+            Ok(planned)
+        }
+        LogicalPlan::Filter(filter) => {
+            let mut planned = build(&filter.input)?;
+            planned.rows.filter(&filter.predicate)?;
+            Ok(planned)
+        }
+        LogicalPlan::Aggregate(aggregate) => aggregate::build(build(&aggregate.input)?, aggregate),
+        LogicalPlan::Join(join) => join::build(join),
+        other => Err(refused(other).into()),
+    }
+}
+
+fn scanned(scan: &Scan, logical: datafusion::common::DFSchemaRef) -> Planned {
+    let info = &scan.info;
+    let key = info.table_key();
+    let keyed = if info.changes || scan.window.is_some() || key.is_empty() {
+        KeyedPolicy::Refused
+    } else {
+        KeyedPolicy::Allowed { key, relation: info.name.clone() }
+    };
+    let rows = Rows::of_scan(logical, info, scan.window.is_some(), keyed);
+    Planned { base: Base::Relation { info: info.clone(), window: scan.window }, rows }
+}

@@ -1,0 +1,270 @@
+//! A task: one partition of one level of a job. Epoch in, epoch out, and nothing else: no clock, no log, no socket.
+//!
+//! `process` is a pure function of the state before, the cut, what the log said about its end, `now_ms`, and the versions of engine,
+//! SQL and models. That is what makes recovery its own test: the same epochs give the same outputs, compared by hash.
+
+use crate::{
+    nodes::{Input, Nodes},
+    ops::{Effects, Flow, OpError, alert::Raised},
+    outbox::Outbox,
+    plan::Job,
+    source::SourceState,
+    state::{Frozen, Pieces, StateError},
+    upstream::Upstream,
+};
+use schemas::{Counters, DeadLetter, EpochRecord, Output, OutputKind, Record, SourceBatch};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What one epoch takes in.
+pub struct EpochInput {
+    pub now_ms: i64,
+    /// One for each input of the task, in declared order; an input that gives nothing has an empty range.
+    pub inputs: Vec<InputCut>,
+}
+
+pub struct InputCut {
+    pub from: u64,
+    pub to: u64,
+    pub caught_up: bool,
+    pub content: Content,
+}
+
+pub enum Content {
+    Nothing,
+    /// Decoded records of a source, and the raw ones for the bytes of dead letters.
+    Source(SourceBatch, Arc<Vec<Record>>),
+    /// Records of another level's epoch topic with their offsets, accepted or not.
+    Epochs(Vec<(u64, Arc<EpochRecord>)>),
+}
+
+/// What one epoch gives out.
+#[derive(Debug, Default)]
+pub struct EpochOutput {
+    pub watermark: Option<i64>,
+    pub watermarks: BTreeMap<String, i64>,
+    pub appended_us: Option<i64>,
+    pub counters: Counters,
+    pub outputs: Vec<Output>,
+}
+
+/// Where a task's input stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InputSpec {
+    /// Partition `partition` of a source's topic; index into [`Job::sources`].
+    Source { source: usize, topic: String, partition: u32 },
+    /// A partition of the epoch topic of group `group`.
+    Epochs { group: String, partition: u32 },
+}
+
+/// A task of any level, as the engine drives it.
+pub trait Task: Send {
+    fn inputs(&self) -> &[InputSpec];
+    fn process(&mut self, input: EpochInput) -> Result<EpochOutput, OpError>;
+    /// Watermark of each input, for the order in which inputs are read.
+    fn input_watermarks(&self) -> Vec<Option<i64>>;
+    /// Bytes that wait for room in an epoch record.
+    fn waiting_bytes(&self) -> usize;
+    /// The whole state by part, frozen at this epoch.
+    fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError>;
+    fn restore(&mut self, parts: BTreeMap<String, Pieces>) -> Result<(), StateError>;
+    /// Records of other levels that lost against an earlier one.
+    fn ignored(&self) -> u64 {
+        0
+    }
+}
+
+/// The epoch topic of a job group.
+pub fn epoch_topic(group: &str) -> String {
+    format!("epochs.{group}")
+}
+
+/// The group of level `level` of a job.
+pub fn level_group(job: &str, level: u8) -> String {
+    format!("{job}.l{level}")
+}
+
+/// Partitions of each level of a job.
+#[derive(Debug, Clone, Copy)]
+pub struct Partitions {
+    pub level1: u32,
+    pub upper: u32,
+}
+
+impl Partitions {
+    pub fn of(self, level: u8) -> u32 {
+        if level == 1 { self.level1 } else { self.upper }
+    }
+}
+
+/// The views of one level, over one partition.
+pub struct LevelTask {
+    inputs: Vec<InputSpec>,
+    sources: BTreeMap<usize, SourceState>,
+    upstreams: Vec<Upstream>,
+    nodes: Nodes,
+    outbox: Outbox,
+}
+
+impl LevelTask {
+    /// `wanted` names views that must leave the task beside those that sinks and other levels read.
+    pub fn new(job: &Arc<Job>, level: u8, partition: u32, partitions: Partitions, wanted: &[String], set_now: Arc<dyn Fn(i64) + Send + Sync>) -> Result<Self, OpError> {
+        let nodes = Nodes::build(job, level, partition, partitions, wanted, set_now)?;
+        let mut inputs = Vec::new();
+        let mut sources = BTreeMap::new();
+        let mut upstreams = Vec::new();
+        for source in nodes.sources_used() {
+            let spec = job.sources[source].clone();
+            inputs.push(InputSpec::Source { source, topic: spec.topic.clone(), partition });
+            sources.insert(source, SourceState::new(spec));
+        }
+        for (from_level, views) in nodes.upstream_views() {
+            let group = level_group(&job.name, from_level);
+            for p in 0..partitions.of(from_level) {
+                inputs.push(InputSpec::Epochs { group: group.clone(), partition: p });
+                upstreams.push(Upstream::new(p, views.clone()));
+            }
+        }
+        Ok(Self { inputs, sources, upstreams, nodes, outbox: Outbox::default() })
+    }
+
+    fn absorb(&mut self, input: EpochInput, effects: &mut Effects) -> Result<(BTreeMap<Input, Flow>, Option<i64>, Vec<DeadLetter>), OpError> {
+        let mut flows: BTreeMap<Input, Flow> = BTreeMap::new();
+        let mut dead = Vec::new();
+        let mut appended_us: Option<i64> = None;
+        let mut upstream = 0;
+        let now_ms = input.now_ms;
+        for (spec, cut) in self.inputs.iter().zip(input.inputs) {
+            match (spec, cut.content) {
+                (InputSpec::Source { source, .. }, content) => {
+                    let Some(state) = self.sources.get_mut(source) else { continue };
+                    if let Content::Source(batch, records) = content {
+                        appended_us = appended_us.into_iter().chain(batch.append_us.values().iter().copied()).min();
+                        let delta = state.absorb(batch, &records, now_ms, cut.caught_up, &mut effects.counters, &mut dead)?;
+                        flows.insert(Input::Source(*source), Flow { delta, by_partition: Vec::new() });
+                    } else {
+                        state.silent(now_ms, cut.caught_up);
+                    }
+                }
+                (InputSpec::Epochs { .. }, content) => {
+                    if let Content::Epochs(records) = content {
+                        appended_us = appended_us.into_iter().chain(self.upstreams[upstream].absorb(&records, &mut flows)?).min();
+                    }
+                    upstream += 1;
+                }
+            }
+        }
+        Ok((flows, appended_us, dead))
+    }
+
+    /// The sources that carry the watermark: a table holds nobody back, unless there is nothing else.
+    fn streams(&self) -> impl Iterator<Item = (&usize, &SourceState)> {
+        let only_tables = self.sources.values().all(SourceState::is_table);
+        self.sources.iter().filter(move |(_, s)| only_tables || !s.is_table())
+    }
+
+    /// The watermark that each source gives its views: its own, or the others' while it is silent.
+    fn source_watermarks(&mut self, now_ms: i64) -> BTreeMap<usize, Option<i64>> {
+        let all_idle = self.streams().all(|(_, s)| s.is_idle(now_ms) && !s.ended());
+        if all_idle {
+            self.sources.values_mut().for_each(|s| s.follow_clock(now_ms));
+        }
+        let busy: Option<i64> = self.streams().filter(|(_, s)| !s.is_idle(now_ms)).filter_map(|(_, s)| s.watermark()).min();
+        self.sources
+            .iter()
+            .map(|(i, s)| {
+                let steps_aside = s.is_idle(now_ms) && !s.ended();
+                (*i, if steps_aside { s.watermark().max(busy.filter(|_| s.watermark().is_some())) } else { s.watermark() })
+            })
+            .collect()
+    }
+
+    fn watermark_of(&self, source_watermarks: &BTreeMap<usize, Option<i64>>, now_ms: i64) -> Option<i64> {
+        let streams: Vec<(&usize, &SourceState)> = self.streams().collect();
+        let held = streams.iter().filter(|(_, s)| !s.is_idle(now_ms) || s.ended()).map(|(i, _)| source_watermarks[i]);
+        let from_sources: Vec<Option<i64>> = held.collect();
+        let from_upstream = self.upstreams.iter().map(Upstream::watermark);
+        let all: Vec<Option<i64>> = from_sources.into_iter().chain(from_upstream).collect();
+        if all.is_empty() {
+            return streams.iter().filter_map(|(i, _)| source_watermarks[i]).min();
+        }
+        all.into_iter().min().flatten()
+    }
+}
+
+impl Task for LevelTask {
+    fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
+    fn process(&mut self, input: EpochInput) -> Result<EpochOutput, OpError> {
+        let mut effects = Effects::default();
+        let now_ms = input.now_ms;
+        let before = self.outbox.watermark();
+        let (mut flows, appended_us, dead) = self.absorb(input, &mut effects)?;
+        let source_watermarks = self.source_watermarks(now_ms);
+        let watermark = self.watermark_of(&source_watermarks, now_ms);
+        let upstreams = &self.upstreams;
+        let upstream_watermark = |view: &str| upstreams.iter().filter(|u| u.serves(view)).map(|u| u.watermark_of(view)).min().flatten();
+        let mut raised = Raised::default();
+        let watermarks = self.nodes.run(&mut flows, &source_watermarks, &upstream_watermark, &mut effects, &mut raised)?;
+        if !dead.is_empty() {
+            effects.outputs.push(Output { name: "dead_letters".to_owned(), kind: OutputKind::Dead, batch: DeadLetter::to_batch(&dead)? });
+        }
+        effects.outputs.extend(raised.into_output()?);
+        for output in effects.outputs {
+            self.outbox.push(output, before.clone());
+        }
+        self.outbox.set_watermarks(watermark, watermarks);
+        let outputs = self.outbox.take();
+        effects.counters.rows_out = outputs.iter().map(|o| o.batch.num_rows() as u64).sum();
+        let (watermark, watermarks) = self.outbox.told_watermarks();
+        Ok(EpochOutput { watermark, watermarks, appended_us, counters: effects.counters, outputs })
+    }
+
+    fn input_watermarks(&self) -> Vec<Option<i64>> {
+        let mut upstream = self.upstreams.iter();
+        self.inputs
+            .iter()
+            .map(|input| match input {
+                InputSpec::Source { source, .. } => self.sources.get(source).and_then(SourceState::watermark),
+                InputSpec::Epochs { .. } => upstream.next().and_then(Upstream::watermark),
+            })
+            .collect()
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError> {
+        let mut parts: Vec<(String, Frozen)> = Vec::new();
+        for (i, source) in &self.sources {
+            let pieces = source.pieces()?;
+            parts.push((format!("source.{i}"), Box::new(move || Ok(pieces))));
+        }
+        for (i, upstream) in self.upstreams.iter().enumerate() {
+            let pieces = upstream.pieces()?;
+            parts.push((format!("upstream.{i}"), Box::new(move || Ok(pieces))));
+        }
+        let outbox = self.outbox.pieces()?;
+        parts.push(("outbox".to_owned(), Box::new(move || Ok(outbox))));
+        parts.extend(self.nodes.freeze()?);
+        Ok(parts)
+    }
+
+    fn restore(&mut self, mut parts: BTreeMap<String, Pieces>) -> Result<(), StateError> {
+        let mut take = |name: String| parts.remove(&name).ok_or(StateError::Missing(name));
+        for (i, source) in &mut self.sources {
+            source.restore(take(format!("source.{i}"))?)?;
+        }
+        for (i, upstream) in self.upstreams.iter_mut().enumerate() {
+            upstream.restore(&take(format!("upstream.{i}"))?)?;
+        }
+        self.outbox.restore(take("outbox".to_owned())?)?;
+        self.nodes.restore(&mut take)
+    }
+
+    fn ignored(&self) -> u64 {
+        self.upstreams.iter().map(Upstream::ignored).sum()
+    }
+}
