@@ -260,7 +260,10 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_line_and_what_was_expected() {
         assert_eq!(refused("[engine]\njob = \"a\"\npartitions = 0"), "etc/headend.toml:3: `engine.partitions` is `0`, expected a whole number from 1 to 1024");
-        assert_eq!(refused("[engine]\njob = \"a\"\nsnapshot_interval = \"soon\""), "etc/headend.toml:3: `engine.snapshot_interval` is `soon`, expected a time such as `500ms`, `10s` or `5m`");
+        assert_eq!(
+            refused("[engine]\njob = \"a\"\nsnapshot_interval = \"soon\""),
+            "etc/headend.toml:3: `engine.snapshot_interval` is `soon`, expected a time such as `500ms`, `10s` or `5m`"
+        );
         assert!(refused("[engine\n").starts_with("etc/headend.toml:1: "));
         assert!(refused("[gateway]\nsecret = \"0123456789abcdef\"").contains("`engine.job` is missing"));
     }

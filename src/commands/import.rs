@@ -92,5 +92,13 @@ fn sentence(s: &Summary) -> String {
         None => "0 errors".to_owned(),
     };
     let rate = s.lines as f64 / s.seconds.max(1e-9);
-    format!("{}: {} lines, {} accepted as {}{filtered}, {errors}, {:.1} s ({rate:.0} lines/s), last line {}", s.file.display(), s.lines, s.accepted, s.event, s.seconds, s.last_line)
+    format!(
+        "{}: {} lines, {} accepted as {}{filtered}, {errors}, {:.1} s ({rate:.0} lines/s), last line {}",
+        s.file.display(),
+        s.lines,
+        s.accepted,
+        s.event,
+        s.seconds,
+        s.last_line
+    )
 }

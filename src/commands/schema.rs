@@ -1,10 +1,6 @@
 //! `headend schema EVENT`: the fields of an event type, as a table, as SQL, as JSON Schema, as a sample.
 
-use crate::{
-    cli::SchemaArgs,
-    config::settings::nearest,
-    exit::Usage,
-};
+use crate::{cli::SchemaArgs, config::settings::nearest, exit::Usage};
 use schemas::event::{EVENT_TYPES, EventField, EventType, FieldType, event_type};
 use serde_json::{Map, Value, json};
 

@@ -48,7 +48,8 @@ pub async fn run(command: &TopicsCommand) -> anyhow::Result<()> {
     log.close().await;
     let done = done?;
     if *json {
-        let topics = done.iter().map(|(t, created)| serde_json::json!({"topic": t.name, "partitions": t.partitions, "compacted": t.compacted, "created": created}));
+        let topics =
+            done.iter().map(|(t, created)| serde_json::json!({"topic": t.name, "partitions": t.partitions, "compacted": t.compacted, "created": created}));
         return super::print(super::pretty(&topics.collect()));
     }
     for (topic, created) in done {

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: `250ms`, `10s`, `64MiB`.
+//! Durations as people write them: `250ms`, `10s`, `5m`.
 
 use std::time::Duration;
 
@@ -6,12 +6,6 @@ use std::time::Duration;
 pub fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     scaled(text, UNITS).map(Duration::from_millis).ok_or_else(|| "expected a time such as `500ms`, `10s` or `5m`".to_owned())
-}
-
-/// `4096B`, `64KiB`, `64MiB`, `1GiB`.
-pub fn size(text: &str) -> Result<u64, String> {
-    const UNITS: &[(&str, u64)] = &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
-    scaled(text, UNITS).ok_or_else(|| "expected a size such as `64KiB` or `64MiB`".to_owned())
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -26,13 +20,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes_need_a_unit_and_must_fit() {
+    fn durations_need_a_unit_and_must_fit() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2 h"), Ok(Duration::from_secs(7200)));
-        assert_eq!(size("64MiB"), Ok(64 << 20));
         for wrong in ["", "10", "s", "-1s", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
-        assert!(size("64MB").is_err());
     }
 }

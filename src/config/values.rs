@@ -20,7 +20,10 @@ use toml::{
 /// Where a value comes from, as an error message names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
     Environment(String),
     /// A default, or a value that the program itself gave.
     Built,
@@ -118,9 +121,11 @@ impl Values {
     /// The text given, or the default.
     pub(super) fn text(&self, name: &'static str) -> Result<&str, ConfigError> {
         let setting = settings::find(name);
-        self.given(name)
-            .or_else(|| setting.and_then(|s| s.default))
-            .ok_or_else(|| ConfigError::Missing { place: self.origin.clone(), key: name, about: setting.map_or("", |s| s.about) })
+        self.given(name).or_else(|| setting.and_then(|s| s.default)).ok_or_else(|| ConfigError::Missing {
+            place: self.origin.clone(),
+            key: name,
+            about: setting.map_or("", |s| s.about),
+        })
     }
 
     /// The error that `name` has a value which does not do.

@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn records_split_as_the_csv_crate_splits_them() {
-        let records = ["a,b,c", ",,", "a", "\"a,b\",c", "\"a\"\"b\",\"\"", "5\" nail,x", "\"two\nlines\",y", "\"a\"tail,b", "ü,\"é,\"", "\"\"\"\",1", " \"a\" ,b"];
+        let records =
+            ["a,b,c", ",,", "a", "\"a,b\",c", "\"a\"\"b\",\"\"", "5\" nail,x", "\"two\nlines\",y", "\"a\"tail,b", "ü,\"é,\"", "\"\"\"\",1", " \"a\" ,b"];
         let mut fields = Fields::default();
         for record in records {
             let mut reader = ::csv::ReaderBuilder::new().has_headers(false).from_reader(record.as_bytes());

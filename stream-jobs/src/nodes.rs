@@ -282,7 +282,9 @@ fn relaxed(view: &ViewSpec) -> ViewSpec {
         Body::Aggregate(mut a) => {
             a.pre = steps(&a.pre);
             a.post = steps(&a.post);
-            a.schema = relax(&a.schema);
+            // Without steps after it the aggregate's own columns are the view's, and carry the view's names.
+            let named = a.post.is_empty() && a.phase != Phase::Partial && a.schema.fields().len() == view.schema.fields().len();
+            a.schema = relax(if named { &view.schema } else { &a.schema });
             Body::Aggregate(a)
         }
         Body::Join(mut j) => {

@@ -13,7 +13,11 @@
 #![allow(clippy::print_stdout)]
 
 use schemas::{RoomKind, RoomMessage};
-use std::{error::Error, net::SocketAddr, time::{Duration, SystemTime}};
+use std::{
+    error::Error,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use ws_gateway::{GatewayConfig, GatewayState, Hub, HubLimits, Readiness, install_metrics, router, serve};

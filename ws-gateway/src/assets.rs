@@ -3,7 +3,10 @@
 use crate::http::{Failure, failure};
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, Uri, header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS}},
+    http::{
+        HeaderValue, StatusCode, Uri,
+        header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    },
     response::{IntoResponse, Response},
 };
 use std::borrow::Cow;

@@ -4,9 +4,9 @@ use crate::{
     hub::Hub,
     map_join::Joined,
     protocol::{
-        BAD_COMMAND, BAD_REQUEST, CONNECTION_LIMIT, Command, ConnectRequest, ConnectResult, ErrorCode, HistoryRequest, HistoryResult, INVALID_TOKEN, LIMIT_EXCEEDED, Method,
-        NOT_AVAILABLE, PERMISSION_DENIED, RefreshRequest, SubscribeRequest, TOKEN_EXPIRED, TOO_MANY_COMMANDS, UNSUBSCRIBED_BY_SERVER, UnsubscribeRequest, error_reply, reply,
-        reply_with, unsubscribe_push,
+        BAD_COMMAND, BAD_REQUEST, CONNECTION_LIMIT, Command, ConnectRequest, ConnectResult, ErrorCode, HistoryRequest, HistoryResult, INVALID_TOKEN,
+        LIMIT_EXCEEDED, Method, NOT_AVAILABLE, PERMISSION_DENIED, RefreshRequest, SubscribeRequest, TOKEN_EXPIRED, TOO_MANY_COMMANDS, UNSUBSCRIBED_BY_SERVER,
+        UnsubscribeRequest, error_reply, reply, reply_with, unsubscribe_push,
     },
     rights::{Allow, Rights, TokenError},
     rooms::Member,
@@ -35,7 +35,11 @@ pub(crate) struct Session {
 enum Phase {
     /// Waits for the connect command.
     New,
-    Connected { rights: Rights, expires: Instant, _user: UserAdmission },
+    Connected {
+        rights: Rights,
+        expires: Instant,
+        _user: UserAdmission,
+    },
     /// The connect command was answered with an error. Whatever comes next is a bad request.
     Refused,
 }

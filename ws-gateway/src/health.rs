@@ -1,7 +1,10 @@
 //! Readiness as named checks, and the metrics recorder.
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use std::{collections::BTreeMap, sync::{Arc, OnceLock, PoisonError, RwLock}};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
 
 /// Whether the program can serve: ready when no named check says otherwise. Cheap to clone and shared.
 #[derive(Clone, Debug, Default)]

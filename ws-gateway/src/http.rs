@@ -12,7 +12,10 @@ use crate::{
 use axum::{
     Json, Router,
     extract::{Path, Query, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE}},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -80,9 +83,15 @@ struct StatePage {
 
 /// The rows of a state room in key order. A client without map subscriptions reads this and subscribes with
 /// `recover` from the answer's position. Pages are not frozen: recover from the position of the first.
-async fn room_state(State(state): State<GatewayState>, Path(room): Path<String>, Query(page): Query<StatePage>, headers: HeaderMap) -> Result<Response, Failure> {
+async fn room_state(
+    State(state): State<GatewayState>,
+    Path(room): Path<String>,
+    Query(page): Query<StatePage>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     rights(&state, &headers, &room, Allow::Subscribe)?;
-    let (position, rows) = state.inner.hub.state(&room).ok_or_else(|| failure(StatusCode::NOT_FOUND, 102, format!("room `{room}` is a stream and has no state")))?;
+    let (position, rows) =
+        state.inner.hub.state(&room).ok_or_else(|| failure(StatusCode::NOT_FOUND, 102, format!("room `{room}` is a stream and has no state")))?;
     let from = page.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
     let rows = rows.range::<str, _>((from, Bound::Unbounded)).map(|(_, row)| row.clone());
     let entries: Vec<Arc<Publication>> = rows.take(page.limit.unwrap_or(usize::MAX)).collect();
@@ -100,7 +109,12 @@ struct HistoryPage {
     limit: Option<u32>,
 }
 
-async fn room_history(State(state): State<GatewayState>, Path(room): Path<String>, Query(page): Query<HistoryPage>, headers: HeaderMap) -> Result<Response, Failure> {
+async fn room_history(
+    State(state): State<GatewayState>,
+    Path(room): Path<String>,
+    Query(page): Query<HistoryPage>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     rights(&state, &headers, &room, Allow::History)?;
     let since = page.since.map(|offset| Since { offset, epoch: String::new() });
     let request = HistoryRequest { channel: room, limit: page.limit.map_or(-1, i64::from), since, reverse: false };

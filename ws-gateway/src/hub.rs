@@ -14,7 +14,10 @@ use schemas::{RoomKind, RoomMessage};
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::{AtomicI64, AtomicU64, Ordering}},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 const SHARDS: usize = 64;
@@ -67,7 +70,8 @@ impl Hub {
     /// `epoch` is what rooms without a message answer; a room with messages has the epoch they came with.
     pub fn new(epoch: String, limits: HubLimits) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let inner = Inner { epoch: epoch.into(), limits, shards, hasher: RandomState::new(), next_room: AtomicU64::new(1), newest_us: AtomicI64::new(i64::MIN) };
+        let inner =
+            Inner { epoch: epoch.into(), limits, shards, hasher: RandomState::new(), next_room: AtomicU64::new(1), newest_us: AtomicI64::new(i64::MIN) };
         Self { inner: Arc::new(inner) }
     }
 

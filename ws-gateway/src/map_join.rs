@@ -4,7 +4,12 @@
 //! travels with the client. A later page skips rows that changed after it; those come with the changes. The reply
 //! that ends the join is made in the same critical section that registers the member, so nothing falls between.
 
-use crate::{config::HubLimits, protocol::{BAD_COMMAND, ErrorCode, NOT_AVAILABLE, SubscribeRequest, SubscribeResult, UNRECOVERABLE}, publication::Publication, rooms::{Member, NotInHistory, Room, page}};
+use crate::{
+    config::HubLimits,
+    protocol::{BAD_COMMAND, ErrorCode, NOT_AVAILABLE, SubscribeRequest, SubscribeResult, UNRECOVERABLE},
+    publication::Publication,
+    rooms::{Member, NotInHistory, Room, page},
+};
 use schemas::RoomKind;
 use std::{ops::Bound, sync::Arc};
 

@@ -4,8 +4,14 @@
 //! conflate by key while they wait: the older one goes, the newer one takes its place at the *end*, so that the
 //! offsets which a client sees only ever rise.
 
-use crate::{protocol::{Close, SLOW}, publication::Publication};
-use std::{collections::{BTreeMap, HashMap}, sync::{Arc, Mutex, MutexGuard, PoisonError}};
+use crate::{
+    protocol::{Close, SLOW},
+    publication::Publication,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -202,7 +208,17 @@ mod tests {
     use schemas::{RoomKind, RoomMessage};
 
     fn publication(key: &str, offset: u64) -> Arc<Publication> {
-        let message = RoomMessage { room: "r:a".into(), tenant: "a".into(), kind: RoomKind::State, offset, key: key.into(), removed: false, data: "0".into(), time_us: 0, appended_us: None };
+        let message = RoomMessage {
+            room: "r:a".into(),
+            tenant: "a".into(),
+            kind: RoomKind::State,
+            offset,
+            key: key.into(),
+            removed: false,
+            data: "0".into(),
+            time_us: 0,
+            appended_us: None,
+        };
         Arc::new(Publication::encode(&message, "e").unwrap())
     }
 

@@ -283,11 +283,15 @@ mod tests {
     fn first_field_that_is_set_says_what_a_command_is() {
         assert!(matches!(Command::parse("{}"), Some(Command::Pong)));
         assert!(matches!(Command::parse(r#"{"send":{"data":1}}"#), Some(Command::Send)));
-        assert!(matches!(Command::parse(r#"{"id":3,"connect":null,"unsubscribe":{"channel":"a"},"subscribe":{}}"#), Some(Command::Method(3, Method::Unsubscribe(u))) if u.channel == "a"));
+        assert!(
+            matches!(Command::parse(r#"{"id":3,"connect":null,"unsubscribe":{"channel":"a"},"subscribe":{}}"#), Some(Command::Method(3, Method::Unsubscribe(u))) if u.channel == "a")
+        );
         assert!(matches!(Command::parse(r#"{"id":3,"rpc":{"method":"x"}}"#), Some(Command::Method(3, Method::Unsupported))));
         assert!(matches!(Command::parse(r#"{"id":3}"#), Some(Command::Method(3, Method::Unsupported))));
         assert!(matches!(Command::parse(r#"{"id":3,"subscribe":{"offset":"x"}}"#), Some(Command::Method(3, Method::Malformed))));
-        assert!(matches!(Command::parse(r#"{"id":3,"subscribe":{"channel":"r","epoch":null,"limit":-1}}"#), Some(Command::Method(3, Method::Subscribe(s))) if s.epoch.is_empty() && s.limit == -1));
+        assert!(
+            matches!(Command::parse(r#"{"id":3,"subscribe":{"channel":"r","epoch":null,"limit":-1}}"#), Some(Command::Method(3, Method::Subscribe(s))) if s.epoch.is_empty() && s.limit == -1)
+        );
     }
 
     #[test]
@@ -299,7 +303,20 @@ mod tests {
 
     #[test]
     fn reasons_of_closes_are_text_that_is_not_json() {
-        for close in [TOO_LARGE, SHUTDOWN, EXPIRED, SLOW, FORCE_RECONNECT, NO_PONG, TOO_MANY_COMMANDS, INVALID_TOKEN, BAD_REQUEST, STALE, CONNECTION_LIMIT, WRONG_PROTOCOL] {
+        for close in [
+            TOO_LARGE,
+            SHUTDOWN,
+            EXPIRED,
+            SLOW,
+            FORCE_RECONNECT,
+            NO_PONG,
+            TOO_MANY_COMMANDS,
+            INVALID_TOKEN,
+            BAD_REQUEST,
+            STALE,
+            CONNECTION_LIMIT,
+            WRONG_PROTOCOL,
+        ] {
             assert!(!close.reason.is_empty() && close.reason.len() <= 123);
             assert!(serde_json::from_str::<Value>(close.reason).is_err());
         }

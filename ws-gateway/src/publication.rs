@@ -51,7 +51,14 @@ impl Publication {
         }
         frame.push('}');
         frame.push_str(FRAME_END);
-        Ok(Self { offset: message.offset, time_us: message.time_us, key: message.key.as_str().into(), removed: message.removed, frame: frame.into(), body_from })
+        Ok(Self {
+            offset: message.offset,
+            time_us: message.time_us,
+            key: message.key.as_str().into(),
+            removed: message.removed,
+            frame: frame.into(),
+            body_from,
+        })
     }
 
     /// The push, ready for the socket.
@@ -89,7 +96,17 @@ mod tests {
     use schemas::RoomKind;
 
     fn message(data: &str) -> RoomMessage {
-        RoomMessage { room: "risk:a".into(), tenant: "a".into(), kind: RoomKind::State, offset: 1, key: "s\"1".into(), removed: false, data: data.into(), time_us: 2_500, appended_us: Some(7) }
+        RoomMessage {
+            room: "risk:a".into(),
+            tenant: "a".into(),
+            kind: RoomKind::State,
+            offset: 1,
+            key: "s\"1".into(),
+            removed: false,
+            data: data.into(),
+            time_us: 2_500,
+            appended_us: Some(7),
+        }
     }
 
     #[test]

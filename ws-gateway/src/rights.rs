@@ -192,8 +192,16 @@ mod tests {
     fn roles_see_their_rooms_and_no_others() {
         for (role, yes, no) in [
             (Role::Subscriber, vec!["sub:acme:u1"], vec!["sub:acme:u2", "sub:acme", "admin:acme", "alerts:acme", "sub:other:u1"]),
-            (Role::Admin, vec!["admin:acme", "risk:acme", "demand:acme", "alerts:acme", "stats:acme", "sub:acme:u9"], vec!["noc:acme", "admin:other", "sub:other:u1", "admin", "admin:acme:x", ""]),
-            (Role::Noc, vec!["noc:acme", "noc:acme:north", "alerts:acme", "demand:acme", "stats:acme"], vec!["risk:acme", "admin:acme", "sub:acme:u1", "noc:acme2", "noc:other:north"]),
+            (
+                Role::Admin,
+                vec!["admin:acme", "risk:acme", "demand:acme", "alerts:acme", "stats:acme", "sub:acme:u9"],
+                vec!["noc:acme", "admin:other", "sub:other:u1", "admin", "admin:acme:x", ""],
+            ),
+            (
+                Role::Noc,
+                vec!["noc:acme", "noc:acme:north", "alerts:acme", "demand:acme", "stats:acme"],
+                vec!["risk:acme", "admin:acme", "sub:acme:u1", "noc:acme2", "noc:other:north"],
+            ),
         ] {
             let rights = rights(Some(role), vec![]);
             for (rooms, expected) in [(yes, true), (no, false)] {
@@ -206,7 +214,8 @@ mod tests {
 
     #[test]
     fn capabilities_add_rooms_of_the_own_tenant_only() {
-        let cap = Capability { channels: vec!["alerts:acme".into(), "noc:*:north*".into(), "*".into()], matching: Match::Wildcard, allow: vec![Allow::Subscribe] };
+        let cap =
+            Capability { channels: vec!["alerts:acme".into(), "noc:*:north*".into(), "*".into()], matching: Match::Wildcard, allow: vec![Allow::Subscribe] };
         let any = rights(None, vec![cap.clone()]);
         assert!(any.allows("noc:acme:north-1", Allow::Subscribe) && any.allows("risk:acme", Allow::Subscribe));
         assert!(!any.allows("alerts:acme", Allow::History), "only what is allowed");
@@ -217,7 +226,15 @@ mod tests {
 
     #[test]
     fn wildcards_match_any_run_of_characters() {
-        for (pattern, text, expected) in [("a*", "a", true), ("a*c", "abc", true), ("a*c", "ab", false), ("a*b*c", "axbxbc", true), ("a*b*c", "axc", false), ("ab*ba", "aba", false), ("a", "ab", false)] {
+        for (pattern, text, expected) in [
+            ("a*", "a", true),
+            ("a*c", "abc", true),
+            ("a*c", "ab", false),
+            ("a*b*c", "axbxbc", true),
+            ("a*b*c", "axc", false),
+            ("ab*ba", "aba", false),
+            ("a", "ab", false),
+        ] {
             assert_eq!(wildcard_matches(pattern, text), expected, "{pattern} {text}");
         }
     }

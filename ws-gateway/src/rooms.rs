@@ -1,9 +1,17 @@
 //! One room: its position, its history, its state and who listens. Everything here runs under the lock of the
 //! room's shard and must stay short: no encoding, no IO, no wait.
 
-use crate::{config::HubLimits, outbox::Outbox, protocol::{INSUFFICIENT_STATE, unsubscribe_push}, publication::Publication};
+use crate::{
+    config::HubLimits,
+    outbox::Outbox,
+    protocol::{INSUFFICIENT_STATE, unsubscribe_push},
+    publication::Publication,
+};
 use schemas::RoomKind;
-use std::{collections::{BTreeMap, HashMap, VecDeque}, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
 
 /// The rows of a state room by key. Shared with snapshots, copied when a row changes while one is out.
 pub(crate) type Rows = Arc<BTreeMap<Arc<str>, Arc<Publication>>>;

@@ -1,11 +1,24 @@
 //! Accepts sockets and speaks HTTP/1 on them. Axum's own loop has no limit on the time that a client may take to
 //! send its request, and none on the number of sockets.
 
-use axum::{Router, extract::{ConnectInfo, Request}};
-use hyper::{body::Incoming, server::conn::http1, service::{Service, service_fn}};
-use hyper_util::{rt::{TokioIo, TokioTimer}, service::TowerToHyperService};
+use axum::{
+    Router,
+    extract::{ConnectInfo, Request},
+};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::{TcpListener, TcpStream}, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const HEADER_WAIT: Duration = Duration::from_secs(5);

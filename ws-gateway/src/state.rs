@@ -1,6 +1,13 @@
 //! What all connections share: the hub, the settings, and the list of who is connected.
 
-use crate::{config::GatewayConfig, health::Readiness, hub::Hub, outbox::Outbox, protocol::{Close, FORCE_RECONNECT, SHUTDOWN}, rights::{Rights, Verifier}};
+use crate::{
+    config::GatewayConfig,
+    health::Readiness,
+    hub::Hub,
+    outbox::Outbox,
+    protocol::{Close, FORCE_RECONNECT, SHUTDOWN},
+    rights::{Rights, Verifier},
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{
     collections::HashMap,

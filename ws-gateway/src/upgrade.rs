@@ -61,7 +61,8 @@ fn refused(refusal: Refusal) -> Failure {
 
 /// The client's key, when the request is a WebSocket handshake of version 13.
 fn handshake_key(headers: &HeaderMap) -> Result<HeaderValue, Failure> {
-    let is = |name, word: &str| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
+    let is =
+        |name, word: &str| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
     if !is(CONNECTION, "upgrade") || !is(UPGRADE, "websocket") || !is(SEC_WEBSOCKET_VERSION, "13") {
         return Err(failure(StatusCode::UPGRADE_REQUIRED, 107, "a WebSocket handshake of version 13 is expected"));
     }

@@ -209,7 +209,7 @@ impl Life<'_> {
 
     fn log_in(&mut self, day: usize, engagement: f64) {
         let comes = match self.traits.slider {
-            true => day < SLIDERS_SILENT_DAY && day % 3 == 0,
+            true => day < SLIDERS_SILENT_DAY && day.is_multiple_of(3),
             false => self.rng.chance((1.0 / self.traits.login_gap_days).min(0.9) * engagement),
         };
         if !comes {

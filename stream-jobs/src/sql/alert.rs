@@ -62,10 +62,7 @@ fn condition((expr, tokens): (SqlExpr, Tokens), view: &str, catalog: &Catalog) -
         if rows.uses_now {
             return Err(SqlError::unplaced("`now()` cannot stand in an alert").hint("compute with it in the view").into());
         }
-        match expr.data_type(&info.schema)? {
-            DataType::Boolean => Ok(expr),
-            other => Err(SqlError::unplaced(format!("the condition is `{other}`, expected a boolean")).into()),
-        }
+        Ok(expr)
     });
     Ok((compiled.map_err(|e| error_of(e, &tokens, catalog))?, tokens.text))
 }

@@ -13,7 +13,7 @@ use datafusion::{
     common::{DataFusionError, Result, TableReference, config::ConfigOptions},
     execution::SessionStateDefaults,
     logical_expr::{
-        AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, Volatility, WindowUDF,
+        AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, Volatility, WindowUDF,
         planner::{ContextProvider, ExprPlanner, PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning, TypePlanner},
     },
     optimizer::Analyzer,
@@ -173,7 +173,10 @@ impl Catalog {
     pub fn plan_condition(&self, expr: SqlExpr, info: &Arc<RelationInfo>) -> Result<LogicalPlan> {
         let scan = LogicalPlanBuilder::scan(info.name.as_str(), Arc::new(Scan::new(info.clone(), None)), None)?;
         let expr = self.planner().sql_to_expr(expr, scan.schema(), &mut PlannerContext::new())?;
-        scan.filter(expr)?.build()
+        match expr.get_type(scan.schema())? {
+            DataType::Boolean => scan.filter(expr)?.build(),
+            other => Err(SqlError::unplaced(format!("the condition is `{other}`, expected a boolean")).into()),
+        }
     }
 
     fn planner(&self) -> SqlToRel<'_, Self> {
@@ -410,7 +413,8 @@ fn window_of(args: &[SqlExpr], hop: bool) -> Result<WindowCall> {
     let window = WindowCall { size_us, slide_us, offset_us: offset_us % slide_us };
     let panes = size_us / window.pane_us();
     if panes > WINDOW_PANES_MAX {
-        return refused(format!("a window of {panes} panes: at most {WINDOW_PANES_MAX} are kept, choose a longer slide"));
+        let error = SqlError::at(place, format!("a window of {panes} panes: at most {WINDOW_PANES_MAX} are kept"));
+        return Err(error.hint("choose a longer slide").into());
     }
     Ok(window)
 }

@@ -4,6 +4,7 @@ use super::{
     catalog::{Catalog, RelationInfo},
     error::{SqlError, from_datafusion, place},
     functions::FunctionContext,
+    on_deep_stack,
     query::{self, Base},
     statement, tokens,
 };
@@ -29,6 +30,10 @@ pub struct Mapping {
 impl Mapping {
     /// Compiles `sql` over rows of `input`. Filters and projections only: each row is mapped by itself.
     pub fn new(sql: &str, input: SchemaRef) -> Result<Self, SqlError> {
+        on_deep_stack(|| Self::plan(sql, input))
+    }
+
+    fn plan(sql: &str, input: SchemaRef) -> Result<Self, SqlError> {
         let statements = tokens::statements(sql)?;
         let [tokens] = statements.as_slice() else {
             let second = statements.get(1).map_or(Location::new(1, 1), |tokens| tokens.start());

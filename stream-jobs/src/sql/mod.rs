@@ -49,18 +49,36 @@ pub use mapping::Mapping;
 use crate::plan::{Job, Relation, SinkSpec};
 use catalog::Catalog;
 use error::{Result, nearest};
+use datafusion::sql::sqlparser::tokenizer::Location;
 use statement::{Name, SinkStatement, Statement};
 use xxhash_rust::xxh3::xxh3_128;
 
+/// The stack on which texts are parsed and planned. The bounds on tokens bound the depth of every tree; parser and planner take
+/// up to 100 KiB a level, more than a thread of a server has.
+const PLANNING_STACK_BYTES: usize = 64 << 20;
+
 /// Plans the job file `text`; `name` is the job's, from the file's name.
 pub fn plan_job(name: &str, text: &str, functions: &FunctionContext) -> std::result::Result<Job, SqlError> {
+    on_deep_stack(|| plan_statements(name, text, functions))
+}
+
+fn on_deep_stack<T: Send>(plan: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let start = Location::new(1, 1);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("sql".into()).stack_size(PLANNING_STACK_BYTES).spawn_scoped(scope, plan);
+        let thread = thread.map_err(|e| SqlError::at(start, format!("cannot start the planner: {e}")))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn plan_statements(name: &str, text: &str, functions: &FunctionContext) -> Result<Job> {
     let statements = tokens::statements(text)?;
     let mut planner = Planner {
         catalog: Catalog::new(functions),
         job: Job { name: name.into(), sql_hash: hash(text), sources: Vec::new(), views: Vec::new(), sinks: Vec::new(), alerts: Vec::new() },
     };
     if statements.is_empty() {
-        return Err(SqlError { line: 1, column: 1, message: "the file holds no statement".into(), hint: None });
+        return Err(SqlError::at(Location::new(1, 1), "the file holds no statement"));
     }
     for tokens in &statements {
         planner.add(statement::parse(tokens)?, &tokens.text)?;

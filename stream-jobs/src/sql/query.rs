@@ -18,7 +18,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, expr::ScalarFunction},
     sql::sqlparser::ast::{Expr as SqlExpr, Query, SelectItem, SetExpr, Spanned},
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// What the rows of a query are made from.
 #[derive(Debug)]
@@ -66,15 +66,23 @@ fn refuse_clauses(tokens: &Tokens) -> SqlResult<()> {
     Ok(())
 }
 
-/// Columns of a view are read by name, so every one must have one.
+/// Columns of a view are read by name, so every one has one, and no two the same.
 fn check_names(query: &Query) -> SqlResult<()> {
     let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    let mut seen = BTreeSet::new();
     for item in &select.projection {
-        if let SelectItem::UnnamedExpr(expr) = item
-            && !matches!(expr, SqlExpr::Identifier(_) | SqlExpr::CompoundIdentifier(_))
-        {
-            let error = SqlError::unplaced(format!("the column `{expr}` has no name")).hint(format!("write `{expr} AS name`"));
-            return Err(error.placed(expr.span().start));
+        let name = match item {
+            SelectItem::UnnamedExpr(SqlExpr::Identifier(name)) | SelectItem::ExprWithAlias { alias: name, .. } => name,
+            SelectItem::UnnamedExpr(SqlExpr::CompoundIdentifier(path)) if !path.is_empty() => &path[path.len() - 1],
+            SelectItem::UnnamedExpr(expr) => {
+                let error = SqlError::unplaced(format!("the column `{expr}` has no name")).hint(format!("write `{expr} AS name`"));
+                return Err(error.placed(expr.span().start));
+            }
+            _ => continue,
+        };
+        if !seen.insert(name.value.to_lowercase()) {
+            let error = SqlError::at(name.span.start, format!("two columns are named `{}`", name.value));
+            return Err(error.hint("give one of them another name with `AS`"));
         }
     }
     Ok(())

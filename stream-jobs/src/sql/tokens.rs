@@ -16,8 +16,12 @@ pub(super) const STATEMENT_BYTES_MAX: usize = 64 << 10;
 const STATEMENT_TOKENS_MAX: usize = 10_000;
 /// Parentheses, brackets and `CASE` that are open at once.
 const NESTING_MAX: usize = 32;
+/// Calls of functions inside of one another: DataFusion types the arguments of each level twice.
+const CALLS_MAX: usize = 10;
 /// Tokens of one expression, those around it that are still open included.
 const EXPRESSION_TOKENS_MAX: usize = 600;
+/// Above anything that the bounds let through: at its own limit the parser tries other readings, each level twice.
+const PARSER_DEPTH_MAX: usize = 4 * EXPRESSION_TOKENS_MAX;
 /// `JOIN`, `UNION` and their like: each is a level of the plan.
 const COMBINATIONS_MAX: usize = 32;
 
@@ -110,12 +114,15 @@ struct Level {
     tokens: usize,
     /// In `FROM a, b` each comma is one join more.
     in_from: bool,
+    /// The parenthesis of a call: a word stands before it that is no keyword of an expression or clause.
+    call: bool,
 }
 
 /// Counts the tokens of every open expression: a comma or a word that begins another clause starts afresh.
 fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
     let mut open = vec![Level::default()];
     let mut sum = 0usize;
+    let mut before = &tokens[0];
     for token in tokens {
         let keyword = keyword(&token.token);
         let here = open.len() - 1;
@@ -135,8 +142,13 @@ fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
             }
         }
         if step == Step::Open {
-            open.push(Level::default());
+            open.push(Level { call: may_be_called(before), ..Level::default() });
         }
+        if open.iter().filter(|level| level.call).count() > CALLS_MAX {
+            let message = format!("nested too deeply: at most {CALLS_MAX} calls of functions are allowed inside of one another");
+            return Err(SqlError::at(token.span.start, message).hint("compute parts of it in a subquery"));
+        }
+        before = token;
         if open.len() - 1 > NESTING_MAX {
             return Err(SqlError::at(token.span.start, format!("nested too deeply: at most {NESTING_MAX} levels of parentheses and `CASE` are allowed")));
         }
@@ -146,6 +158,14 @@ fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn may_be_called(token: &TokenWithSpan) -> bool {
+    const NEVER: [Keyword; 20] = [
+        Keyword::AND, Keyword::OR, Keyword::NOT, Keyword::IN, Keyword::IS, Keyword::LIKE, Keyword::BETWEEN, Keyword::AS, Keyword::ON, Keyword::USING,
+        Keyword::SELECT, Keyword::FROM, Keyword::JOIN, Keyword::WHERE, Keyword::BY, Keyword::HAVING, Keyword::WHEN, Keyword::THEN, Keyword::ELSE, Keyword::WITH,
+    ];
+    matches!(token.token, Token::Word(_)) && !NEVER.contains(&keyword(&token.token))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -251,6 +271,6 @@ impl Tokens {
     }
 
     pub fn parser(&self) -> Parser<'static> {
-        Parser::new(&DIALECT).with_tokens_with_locations(self.tokens.clone())
+        Parser::new(&DIALECT).with_recursion_limit(PARSER_DEPTH_MAX).with_tokens_with_locations(self.tokens.clone())
     }
 }

@@ -88,7 +88,8 @@ pub struct FrozenKeys {
 
 impl FrozenKeys {
     pub fn to_array(&self) -> BinaryArray {
-        BinaryArray::from_iter_values(self.places.iter().map(|&(chunk, start, len)| &self.arena[chunk as usize][start as usize..(start + len) as usize]))
+        let keys: Vec<&[u8]> = self.places.iter().map(|&(chunk, start, len)| &self.arena[chunk as usize][start as usize..(start + len) as usize]).collect();
+        BinaryArray::from_iter_values(keys)
     }
 }
 

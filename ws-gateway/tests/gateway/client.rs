@@ -3,8 +3,16 @@
 use futures_util::{SinkExt, StreamExt};
 use schemas::{RoomKind, RoomMessage};
 use serde_json::{Value, json};
-use std::{collections::VecDeque, net::SocketAddr, time::{Duration, SystemTime}};
-use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}, time::timeout};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
 use ws_gateway::{Claims, GatewayConfig, GatewayState, Hub, HubLimits, Readiness, Role, install_metrics, mint, router, serve};
@@ -73,7 +81,8 @@ impl Gateway {
     /// The next messages of a stream room: data is their offset, padded to `bytes`.
     pub fn publish(&self, room: &str, count: u64, bytes: usize) {
         let from = self.hub.room_position(room).offset;
-        let messages: Vec<_> = (from + 1..=from + count).map(|n| message(room, RoomKind::Stream, n, "", Some(&json!({"n": n, "pad": "x".repeat(bytes)})))).collect();
+        let messages: Vec<_> =
+            (from + 1..=from + count).map(|n| message(room, RoomKind::Stream, n, "", Some(&json!({"n": n, "pad": "x".repeat(bytes)})))).collect();
         assert_eq!(self.hub.apply(EPOCH, &messages).unwrap().accepted, count);
     }
 
@@ -109,7 +118,17 @@ impl Gateway {
 pub fn message(room: &str, kind: RoomKind, offset: u64, key: &str, data: Option<&Value>) -> RoomMessage {
     let tenant = room.split(':').nth(1).unwrap().to_owned();
     let data_text = data.map_or("null".to_owned(), Value::to_string);
-    RoomMessage { room: room.to_owned(), tenant, kind, offset, key: key.to_owned(), removed: data.is_none(), data: data_text, time_us: 1_700_000_000_000_000, appended_us: None }
+    RoomMessage {
+        room: room.to_owned(),
+        tenant,
+        kind,
+        offset,
+        key: key.to_owned(),
+        removed: data.is_none(),
+        data: data_text,
+        time_us: 1_700_000_000_000_000,
+        appended_us: None,
+    }
 }
 
 pub fn now() -> u64 {

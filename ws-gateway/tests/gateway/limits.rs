@@ -4,7 +4,10 @@ use crate::client::*;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use std::time::Duration;
-use tokio_tungstenite::{connect_async, tungstenite::{Error, Message, client::IntoClientRequest}};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest},
+};
 use ws_gateway::{Role, mint};
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -157,7 +160,8 @@ async fn shutdown_refuses_newcomers_and_spreads_the_closes() {
     }
     let (start, state) = (std::time::Instant::now(), gateway.state.clone());
     let shutdown = tokio::spawn(async move { state.shutdown(SHORT * 4).await });
-    let closes = futures_util::stream::iter(clients).map(|mut c| async move { (c.closed().await, start.elapsed()) }).buffer_unordered(4).collect::<Vec<_>>().await;
+    let closes =
+        futures_util::stream::iter(clients).map(|mut c| async move { (c.closed().await, start.elapsed()) }).buffer_unordered(4).collect::<Vec<_>>().await;
     assert!(closes.iter().all(|(close, _)| *close == (3001, "shutdown".into())));
     let last = closes.iter().map(|(_, at)| *at).max().unwrap();
     assert!(last >= SHORT * 3, "the last of four leaves after three quarters of the pace: {last:?}");

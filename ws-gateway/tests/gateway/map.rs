@@ -144,7 +144,9 @@ async fn golden_pages_of_a_map_subscription() {
     );
     gateway.set("risk:acme", "s3", Some(&json!("changed")));
     gateway.set("risk:acme", "s1", None);
-    let second = client.call(json!({"id": 5, "subscribe": {"channel": "risk:acme", "type": 1, "phase": 2, "limit": 2, "cursor": "ks2", "offset": 3, "epoch": epoch}})).await;
+    let second = client
+        .call(json!({"id": 5, "subscribe": {"channel": "risk:acme", "type": 1, "phase": 2, "limit": 2, "cursor": "ks2", "offset": 3, "epoch": epoch}}))
+        .await;
     assert_eq!(
         second,
         json!({"id": 5, "subscribe": {"type": 1, "recoverable": true, "positioned": true, "epoch": epoch, "offset": 5,
@@ -202,10 +204,18 @@ async fn state_over_http_and_recovery_from_its_position_miss_nothing() {
     for _ in 0..150 {
         change(&gateway, &mut random, &mut model);
     }
-    let reply = gateway.admin().await.call(json!({"id": 2, "subscribe": {"channel": "risk:acme", "recover": true, "epoch": state["epoch"], "offset": state["offset"]}})).await;
+    let reply = gateway
+        .admin()
+        .await
+        .call(json!({"id": 2, "subscribe": {"channel": "risk:acme", "recover": true, "epoch": state["epoch"], "offset": state["offset"]}}))
+        .await;
     for change in reply["subscribe"]["publications"].as_array().unwrap() {
         let key = change["key"].as_str().unwrap().to_owned();
-        if change["removed"] == true { rows.remove(&key) } else { rows.insert(key, change["data"].clone()) };
+        if change["removed"] == true {
+            rows.remove(&key)
+        } else {
+            rows.insert(key, change["data"].clone())
+        };
     }
     assert_eq!(rows, model);
 }

@@ -25,7 +25,10 @@ async fn transcript_of_the_document_is_spoken() {
                "publications": [{"data": {"n": 42, "pad": ""}, "offset": 42, "time": 1_700_000_000_000_u64}]}})
     );
     gateway.publish("admin:acme", 1, 0);
-    assert_eq!(client.next().await, json!({"push": {"channel": "admin:acme", "pub": {"data": {"n": 43, "pad": ""}, "offset": 43, "time": 1_700_000_000_000_u64}}}));
+    assert_eq!(
+        client.next().await,
+        json!({"push": {"channel": "admin:acme", "pub": {"data": {"n": 43, "pad": ""}, "offset": 43, "time": 1_700_000_000_000_u64}}})
+    );
 
     let refreshed = client.call(json!({"id": 3, "refresh": {"token": token(Role::Admin)}})).await;
     assert_eq!(refreshed["refresh"]["client"], connect["client"], "the same client id");
@@ -76,7 +79,11 @@ async fn methods_that_are_not_offered_answer_108_and_the_connection_lives_on() {
     let gateway = Gateway::start().await;
     let mut client = gateway.admin().await;
     for method in ["publish", "presence", "presence_stats", "rpc", "sub_refresh", "frobnicate"] {
-        assert_eq!(client.call(json!({"id": 7, method: {"channel": "admin:acme"}})).await, json!({"id": 7, "error": {"code": 108, "message": "not available"}}), "{method}");
+        assert_eq!(
+            client.call(json!({"id": 7, method: {"channel": "admin:acme"}})).await,
+            json!({"id": 7, "error": {"code": 108, "message": "not available"}}),
+            "{method}"
+        );
     }
     for kind in [2, 3, 4] {
         assert_eq!(client.call(json!({"id": 8, "subscribe": {"channel": "risk:acme", "type": kind}})).await["error"]["code"], 108);
@@ -110,7 +117,8 @@ async fn bad_token_is_a_terminal_close() {
 #[tokio::test]
 async fn what_breaks_the_protocol_closes_with_bad_request() {
     let gateway = Gateway::start().await;
-    for first in ["{}", "rubbish", "", "\n \n", r#"{"id":1,"subscribe":{"channel":"admin:acme"}}"#, r#"{"id":1,"connect":{}}"#, r#"{"connect":{"token":"x"}}"#] {
+    for first in ["{}", "rubbish", "", "\n \n", r#"{"id":1,"subscribe":{"channel":"admin:acme"}}"#, r#"{"id":1,"connect":{}}"#, r#"{"connect":{"token":"x"}}"#]
+    {
         let mut client = gateway.client().await;
         client.send_text(first).await;
         assert_eq!(client.closed().await, (3501, "bad request".into()), "{first}");
@@ -162,7 +170,8 @@ async fn history_pages_in_both_directions() {
         let mut request = request;
         request["channel"] = json!("admin:acme");
         let reply = client.call(json!({"id": 2, "history": request})).await;
-        let offsets: Vec<u64> = reply["history"]["publications"].as_array().map(|p| p.iter().map(|p| p["offset"].as_u64().unwrap()).collect()).unwrap_or_default();
+        let offsets: Vec<u64> =
+            reply["history"]["publications"].as_array().map(|p| p.iter().map(|p| p["offset"].as_u64().unwrap()).collect()).unwrap_or_default();
         (reply["history"]["offset"].as_u64(), reply["error"]["code"].as_u64(), offsets)
     };
     assert_eq!(history(json!({})).await, (Some(500), None, vec![]), "limit 0 is the position alone");

@@ -39,7 +39,11 @@ async fn position_outside_the_history_is_told_plainly_and_never_served_in_part()
         let mut client = gateway.admin().await;
         let reply = recover(&mut client, 2, "admin:acme", epoch, offset).await;
         assert_eq!(reply, json!({"recoverable": true, "positioned": true, "epoch": EPOCH, "offset": 1_500, "was_recovering": true}), "{why}");
-        let rejected = gateway.admin().await.call(json!({"id": 2, "subscribe": {"channel": "admin:acme", "recover": true, "epoch": epoch, "offset": offset, "flag": 2}})).await;
+        let rejected = gateway
+            .admin()
+            .await
+            .call(json!({"id": 2, "subscribe": {"channel": "admin:acme", "recover": true, "epoch": epoch, "offset": offset, "flag": 2}}))
+            .await;
         assert_eq!(rejected["error"]["code"], 112, "{why}");
     }
     let reply = recover(&mut gateway.admin().await, 2, "admin:acme", EPOCH, 500).await;
@@ -70,7 +74,9 @@ async fn many_rooms_recover_in_one_frame_although_they_exceed_the_queue() {
     rooms.iter().for_each(|room| gateway.publish(room, 50, 4_000));
     let mut client = gateway.client().await;
     let mut commands = vec![json!({"id": 1, "connect": {"token": token(ws_gateway::Role::Admin)}}).to_string()];
-    commands.extend((2..).zip(&rooms).map(|(id, room)| json!({"id": id, "subscribe": {"channel": room, "recover": true, "epoch": EPOCH, "offset": 0}}).to_string()));
+    commands.extend(
+        (2..).zip(&rooms).map(|(id, room)| json!({"id": id, "subscribe": {"channel": room, "recover": true, "epoch": EPOCH, "offset": 0}}).to_string()),
+    );
     client.send_text(&commands.join("\n")).await;
     for id in 1..=21 {
         let reply = client.next().await;
@@ -132,7 +138,10 @@ async fn messages_older_than_a_day_leave_the_history_and_the_position_stays() {
 async fn restored_room_goes_on_from_its_snapshot() {
     let gateway = Gateway::start().await;
     let entries = vec![RoomEntry { key: "s1".into(), data: "7".into(), offset: 40, time_us: 0 }];
-    gateway.hub.restore(&RoomSnapshot { room: "risk:acme".into(), tenant: "acme".into(), kind: RoomKind::State, epoch: "e9".into(), offset: 41, entries }).unwrap();
+    gateway
+        .hub
+        .restore(&RoomSnapshot { room: "risk:acme".into(), tenant: "acme".into(), kind: RoomKind::State, epoch: "e9".into(), offset: 41, entries })
+        .unwrap();
     gateway.hub.apply("e9", &[message("risk:acme", RoomKind::State, 42, "s2", Some(&json!(8)))]).unwrap();
     let (_, state) = gateway.get_json("/v1/rooms/risk:acme/state", Some(&token(ws_gateway::Role::Admin))).await;
     assert_eq!((&state["epoch"], &state["offset"]), (&json!("e9"), &json!(42)));
