@@ -10,6 +10,7 @@ pub mod token;
 pub mod topics;
 pub mod r#try;
 
+use crate::engine::EngineConfig;
 use anyhow::Context;
 use std::{
     io::Write,
@@ -26,8 +27,9 @@ use stream_jobs::{
 pub enum JobError {
     #[error("cannot read job `{file}`: {source}")]
     Unreadable { file: PathBuf, source: std::io::Error },
-    #[error("`{file}`:{}:{}: {}", source.line, source.column, source.message)]
-    Sql { file: PathBuf, source: Box<SqlError> },
+    // Not a source: its own text would say line, column and message a second time.
+    #[error("`{file}`:{}:{}: {}", fault.line, fault.column, fault.message)]
+    Sql { file: PathBuf, fault: Box<SqlError> },
     #[error("model `{file}`: {source}")]
     Model { file: PathBuf, source: models::ModelError },
 }
@@ -35,7 +37,7 @@ pub enum JobError {
 impl JobError {
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Sql { source, .. } => source.hint.clone(),
+            Self::Sql { fault, .. } => fault.hint.clone(),
             Self::Unreadable { .. } | Self::Model { .. } => None,
         }
     }
@@ -45,7 +47,7 @@ impl JobError {
 pub fn plan_file(file: &Path, functions: &FunctionContext) -> Result<Job, JobError> {
     let text = std::fs::read_to_string(file).map_err(|source| JobError::Unreadable { file: file.to_owned(), source })?;
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
-    plan_job(&name, &text, functions).map_err(|source| JobError::Sql { file: file.to_owned(), source: Box::new(source) })
+    plan_job(&name, &text, functions).map_err(|fault| JobError::Sql { file: file.to_owned(), fault: Box::new(fault) })
 }
 
 /// What a job's functions need: the churn model, where there is one.
@@ -56,6 +58,14 @@ pub fn functions(churn_model: Option<&Path>) -> Result<FunctionContext, JobError
         context.models.insert(CHURN_MODEL.to_owned(), Arc::new(model));
     }
     Ok(context)
+}
+
+/// An engine's configuration with the job and the model of these files, both checked.
+pub fn engine_job(job: &Path, churn_model: Option<&Path>) -> Result<EngineConfig, JobError> {
+    let functions = functions(churn_model)?;
+    let name = plan_file(job, &functions)?.name;
+    let sql = std::fs::read_to_string(job).map_err(|source| JobError::Unreadable { file: job.to_owned(), source })?;
+    Ok(EngineConfig { models: functions.models, ..EngineConfig::new(name, sql) })
 }
 
 /// Writes `text` to standard output, with a line end.

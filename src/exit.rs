@@ -73,6 +73,9 @@ pub fn text(error: &anyhow::Error) -> String {
 }
 
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::AddrInUse) {
+        return Some("another program listens there; choose an address with `gateway.listen`, for the demo with --port".to_owned());
+    }
     if let Some(e) = cause.downcast_ref::<ConfigError>() {
         return e.hint();
     }

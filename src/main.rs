@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 
 fn work(cli: Cli) -> anyhow::Result<()> {
     logging::start(&cli)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_signal(stop.clone()));
@@ -36,7 +36,14 @@ fn work(cli: Cli) -> anyhow::Result<()> {
 async fn run(command: Command, stop: CancellationToken) -> anyhow::Result<()> {
     match command {
         Command::Run(args) => commands::run::run(args, stop).await,
-        Command::Try(args) => commands::r#try::run(args).await,
+        Command::Try(args) => {
+            // Nothing of it outlives the process, so there is nothing to end in order.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(exit::Interrupted("stopped before the end".to_owned()).into()),
+                done = commands::r#try::run(args) => done,
+            }
+        }
         Command::Demo(args) => commands::demo::run(args, stop).await,
         Command::Import(args) => commands::import::run(args, stop).await,
         Command::Topics(command) => commands::topics::run(&command).await,
@@ -63,4 +70,11 @@ async fn signal() -> std::io::Result<()> {
         pressed = tokio::signal::ctrl_c() => pressed,
         _ = terminate.recv() => Ok(()),
     }
+}
+
+/// Tasks of the engine work for tens of milliseconds at a time: spare workers and frequent looks at the sockets keep them from
+/// holding up the gateway.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cores + 4).event_interval(5).enable_all().build()
 }

@@ -1,6 +1,6 @@
 //! The program in service: engine, gateway, door and metrics over one log. `run` and `demo` both start it.
 
-use crate::engine::{Engine, EngineConfig, EngineError, Totals, chain::ChainFollower};
+use crate::engine::{Engine, EngineConfig, EngineError, Totals, chain::{ChainError, ChainFollower}};
 use anyhow::Context;
 use ingest::{door, log::Log};
 use schemas::{ChainPosition, RoomMessage};
@@ -13,6 +13,9 @@ use ws_gateway::{GatewayConfig, GatewayState, Hub, HubLimits, Readiness};
 
 /// How long clients are given to move on when the process stops.
 const SHUTDOWN_PACE: Duration = Duration::from_millis(500);
+/// How long the rooms' first record is waited for. Rooms that open before it get their epoch id with their first message, and
+/// whoever had subscribed is told to subscribe again.
+const FIRST_EPOCH_WAIT: Duration = Duration::from_secs(5);
 
 pub struct Service {
     pub address: SocketAddr,
@@ -33,14 +36,12 @@ impl Service {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
         let snapshots = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(dir).with_context(|| format!("cannot use `{}` for snapshots", dir.display()))?);
         let rooms_topic = epoch_topic(&rooms_group(&engine.job_name));
-        for event in schemas::event::EVENT_TYPES {
-            log.create_topic(&ingest::TopicSpec { name: event.topic.to_owned(), partitions: engine.partitions, compacted: event.compacted }).await?;
-        }
+        create_topics(log.as_ref(), engine.partitions).await?;
         let engine = Engine::start(engine, Arc::clone(&log), snapshots, stop.clone()).await?;
         let totals = Arc::clone(&engine.totals);
         let readiness = Readiness::default();
         readiness.set_not_ready("rooms", "reading the rooms' history");
-        let hub = Hub::new(String::new(), HubLimits::default());
+        let hub = Hub::new(first_epoch(&log, &rooms_topic).await, HubLimits::default());
         let state = GatewayState::new(hub.clone(), gateway, readiness.clone(), ws_gateway::install_metrics())?;
         let feed = tokio::spawn(feed_rooms(Arc::clone(&log), rooms_topic, hub.clone(), readiness, stop.clone()));
         let web_stop = CancellationToken::new();
@@ -48,6 +49,11 @@ impl Service {
         let web = tokio::spawn(ws_gateway::serve(listener, router, web_stop.clone()));
         info!(%address, "ready");
         Ok(Self { address, totals, hub, engine: tokio::spawn(engine.join()), feed, web, gateway: state, stop, web_stop })
+    }
+
+    /// The engine has ended, on purpose or not; [`Service::run`] tells which.
+    pub fn has_stopped(&self) -> bool {
+        self.engine.is_finished()
     }
 
     /// Runs until `stop` is cancelled or a part fails; then everything stops in order: door and clients, tasks, the rest.
@@ -68,6 +74,28 @@ impl Service {
         served?;
         engine
     }
+}
+
+/// The rooms' epoch id: that of the first record of their chain, the claim of the room task that was just started.
+async fn first_epoch(log: &Arc<dyn Log>, topic: &str) -> String {
+    let first = async {
+        let mut follower = ChainFollower::new(log, topic, 0, ChainPosition::default())?;
+        loop {
+            let (epochs, _) = follower.next_epochs(1, Duration::from_millis(100)).await?;
+            if let Some(epoch) = epochs.first() {
+                return Ok::<_, ChainError>(epoch.record.header.id.to_string());
+            }
+        }
+    };
+    tokio::time::timeout(FIRST_EPOCH_WAIT, first).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// The topics of all events, whether a job reads them or not.
+pub async fn create_topics(log: &dyn Log, partitions: u32) -> Result<(), ingest::LogError> {
+    for event in schemas::event::EVENT_TYPES {
+        log.create_topic(&ingest::TopicSpec { name: event.topic.to_owned(), partitions, compacted: event.compacted }).await?;
+    }
+    Ok(())
 }
 
 /// Follows the room tasks' epochs into the hub.

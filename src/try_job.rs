@@ -4,8 +4,11 @@
 
 use crate::{
     cli::TryArgs,
+    commands,
     engine::{Engine, EngineConfig, Totals, chain::ChainFollower},
+    exit::Usage,
     import::{
+        self,
         payload::{ConvertedBatch, Converter},
         rows::{self, Row},
     },
@@ -114,13 +117,13 @@ pub async fn run(args: TryArgs, out: &mut dyn Write) -> anyhow::Result<Report> {
     let trial = Trial::new(config(&args)?).await?;
     let Some(view) = trial.job.views.iter().find(|v| v.name == args.output && v.visible) else {
         let known: Vec<&str> = trial.job.views.iter().filter(|v| v.visible).map(|v| v.name.as_str()).collect();
-        bail!("there is no view `{}` in `{}`; views are `{}`", args.output, args.job.display(), known.join("`, `"));
+        return Err(Usage(format!("there is no view `{}` in `{}`; views are `{}`", args.output, args.job.display(), known.join("`, `"))).into());
     };
     let mut rejected = 0;
     for input in &args.input {
         let Some(source) = trial.job.sources.iter().find(|s| s.name == input.name) else {
             let known: Vec<&str> = trial.job.sources.iter().map(|s| s.name.as_str()).collect();
-            bail!("there is no source `{}` in `{}`; sources are `{}`", input.name, args.job.display(), known.join("`, `"));
+            return Err(Usage(format!("there is no source `{}` in `{}`; sources are `{}`", input.name, args.job.display(), known.join("`, `"))).into());
         };
         let mapping = args.mapping.iter().find(|m| m.name == input.name).map(|m| m.file.as_path());
         rejected += load(&trial, source, &input.file, mapping).await?;
@@ -149,12 +152,7 @@ pub async fn run(args: TryArgs, out: &mut dyn Write) -> anyhow::Result<Report> {
 }
 
 fn config(args: &TryArgs) -> anyhow::Result<EngineConfig> {
-    let sql = std::fs::read_to_string(&args.job).with_context(|| format!("cannot read `{}`", args.job.display()))?;
-    let name = args.job.file_stem().map_or_else(|| "job".to_owned(), |s| s.to_string_lossy().into_owned());
-    let mut config = EngineConfig::new(name, sql);
-    if let Some(path) = &args.model {
-        config.models.insert("churn".to_owned(), Arc::new(models::ChurnModel::load(path)?));
-    }
+    let mut config = commands::engine_job(&args.job, args.model.as_deref())?;
     config.partitions = args.partitions;
     config.upper_partitions = args.partitions;
     config.rows_max = args.cut_rows as usize;
@@ -173,7 +171,7 @@ async fn load(trial: &Trial, source: &SourceSpec, file: &Path, mapping: Option<&
     let mut converter = Converter::for_columns(&reader, &source.schema, &source.key, source.time_column);
     if let Some(path) = mapping {
         let sql = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        converter = converter.with_mapping(&mut reader, &sql).with_context(|| format!("mapping `{}`", path.display()))?;
+        converter = converter.with_mapping(&mut reader, &sql).map_err(|e| import::in_file(e, path))?;
     }
     let mut rejected = 0;
     let mut rows: Vec<Row> = Vec::with_capacity(ROWS_AT_ONCE);

@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod bad_input;
+mod cases;
 mod cli;
+mod damage;
+mod demand;
 mod house;
 mod import;
+mod retail;

@@ -36,6 +36,7 @@ pub async fn run(args: ImportArgs, stop: CancellationToken) -> anyhow::Result<()
         from_line: args.from_line,
         now_us: chrono::Utc::now().timestamp_micros(),
     };
+    import::check(&what)?;
     let (destination, log) = destination(&args, event).await?;
     let done = import::import(what, &destination, &stop).await;
     if let Some(log) = log {

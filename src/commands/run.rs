@@ -16,30 +16,25 @@ pub async fn run(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let config = Config::load(&args.config.config)?;
     let engine = engine_config(&config)?;
     check_sinks(&engine, &config.engine.dir)?;
-    let listener = TcpListener::bind(config.gateway.listen).await.with_context(|| format!("cannot listen on `{}`", config.gateway.listen))?;
+    // The folder goes first: who starts a second engine on it by mistake has its port taken too, and is to hear of the folder.
     let log = super::topics::open_log(&config)?;
     let gateway = GatewayConfig { allowed_origins: config.gateway.allowed_origins.clone(), ping: config.gateway.ping, ..GatewayConfig::new(config.gateway.secret.expose()) };
-    let started = Service::start(engine, Arc::clone(&log) as Arc<dyn ingest::Log>, &config.engine.dir, listener, gateway, stop).await;
-    let ran = match started {
-        Ok(service) => {
-            super::print(format!("headend runs on http://{}", service.address))?;
-            service.run().await
-        }
-        Err(e) => Err(e),
-    };
+    let ran = serve(&config, engine, Arc::clone(&log) as Arc<dyn ingest::Log>, gateway, stop).await;
     log.close().await;
     ran
+}
+
+async fn serve(config: &Config, engine: EngineConfig, log: Arc<dyn ingest::Log>, gateway: GatewayConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.gateway.listen).await.with_context(|| format!("cannot listen on `{}`", config.gateway.listen))?;
+    let service = Service::start(engine, log, &config.engine.dir, listener, gateway, stop).await?;
+    super::print(format!("headend runs on http://{}", service.address))?;
+    service.run().await
 }
 
 /// The engine's part of the configuration, with its job and models read.
 pub fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
     let e = &config.engine;
-    let functions = super::functions(config.models.churn.as_deref())?;
-    super::plan_file(&e.job, &functions)?;
-    let sql = std::fs::read_to_string(&e.job).with_context(|| format!("cannot read job `{}`", e.job.display()))?;
-    let name = e.job.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(EngineConfig {
-        models: functions.models,
         partitions: e.partitions,
         owner: e.owner.clone(),
         rows_max: e.cut_rows_max,
@@ -49,7 +44,7 @@ pub fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
         snapshot_interval: e.snapshot_interval,
         rooms: true,
         sink_dir: Some(e.dir.clone()),
-        ..EngineConfig::new(name, sql)
+        ..super::engine_job(&e.job, config.models.churn.as_deref())?
     })
 }
 

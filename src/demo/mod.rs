@@ -10,8 +10,8 @@ mod training;
 
 use crate::{
     cli::DemoArgs,
-    engine::EngineConfig,
-    service::Service,
+    engine::{EngineConfig, Totals},
+    service::{self, Service},
 };
 use anyhow::Context;
 use ingest::{EmbeddedConfig, EmbeddedLog, log::Log};
@@ -51,10 +51,13 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     let gateway = GatewayConfig { demo_session: Some(DemoSession::new(TENANT, "demo", Role::Admin)), ..GatewayConfig::new(secret.clone()) };
     let engine = EngineConfig { models: BTreeMap::from([("churn".to_owned(), Arc::new(model))]), partitions: PARTITIONS, rooms: true, sink_dir: Some(kept.path().to_owned()), ..EngineConfig::new("operator", JOB) };
     let live_stop = stop.child_token();
+    let mut report = Report::default();
+    // The past first and the tasks then: they take it in a few large cuts, and tell what stands at the end of it.
+    service::create_topics(log.as_ref(), PARTITIONS).await?;
+    report.appended += append_past(&log, &story).await?;
     let service = Service::start(engine, Arc::clone(&log) as Arc<dyn Log>, kept.path(), listener, gateway, stop.clone()).await?;
     let totals = Arc::clone(&service.totals);
-    let mut report = Report::default();
-    report.appended += append_past(&log, &story).await?;
+    past_is_told(&service, report.appended, &stop).await;
     let live_from_us = self::now_us();
     let measured = client::start(address, &token(&secret)?, live_from_us, started, live_stop.clone()).await?;
     let counted = report::count_alerts(&(Arc::clone(&log) as Arc<dyn Log>), PARTITIONS, live_stop.clone());
@@ -69,6 +72,19 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     serving.await??;
     log.close().await;
     report.write(args.report.as_deref())
+}
+
+/// Waits until the tasks have taken the past and its rows have reached the rooms, so that the live stream starts on an idle engine.
+async fn past_is_told(service: &Service, appended: u64, stop: &CancellationToken) {
+    let room = format!("risk:{TENANT}");
+    let (mut seen, mut quiet) = (0, 0);
+    while quiet < 3 && !stop.is_cancelled() && !service.has_stopped() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let offset = service.hub.room_position(&room).offset;
+        let taken = Totals::get(&service.totals.rows_in) >= appended;
+        quiet = if taken && offset == seen && offset > 0 { quiet + 1 } else { 0 };
+        seen = offset;
+    }
 }
 
 async fn wait_for_end(end: Option<Instant>, stop: &CancellationToken, serving: &tokio::task::JoinHandle<anyhow::Result<()>>) {

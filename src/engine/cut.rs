@@ -16,6 +16,7 @@ const FRESH: Duration = Duration::from_secs(10);
 pub struct Inputs {
     inputs: Vec<Pending>,
     rows_max: usize,
+    aligned: bool,
 }
 
 struct Pending {
@@ -28,9 +29,10 @@ struct Pending {
 }
 
 impl Inputs {
-    pub fn new(feeds: Vec<(Feed, u64)>, rows_max: usize) -> Self {
+    /// `aligned`: inputs are sources, whose event times must not run apart. Other levels' epochs carry their watermarks and need no order.
+    pub fn new(feeds: Vec<(Feed, u64)>, rows_max: usize, aligned: bool) -> Self {
         let inputs = feeds.into_iter().map(|(feed, next)| Pending { feed, waiting: VecDeque::new(), next, caught_up_at: None }).collect();
-        Self { inputs, rows_max }
+        Self { inputs, rows_max, aligned }
     }
 
     /// Takes over what the feeds have ready.
@@ -65,7 +67,7 @@ impl Inputs {
         let mut taken: Vec<Option<Fed>> = self.inputs.iter().map(|_| None).collect();
         let mut rows = 0;
         for i in order.into_iter().filter(|_| take) {
-            if is_ahead(watermarks[i], least) {
+            if self.aligned && is_ahead(watermarks[i], least) {
                 continue;
             }
             let fits = self.inputs[i].waiting.front().is_some_and(|fed| rows == 0 || rows + fed.rows <= self.rows_max);

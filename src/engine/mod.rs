@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod cut;
+mod dead;
 pub mod feed;
 pub mod recovery;
 pub mod runner;
@@ -73,15 +74,16 @@ impl Totals {
     fn count(&self, counters: &schemas::Counters, is_level1: bool) {
         Self::add(&self.accepted, 1);
         if is_level1 {
-            for (total, n) in [
-                (&self.rows_in, counters.rows_in),
-                (&self.late, counters.late),
-                (&self.dead, counters.dead),
-                (&self.duplicate, counters.duplicate),
-                (&self.misplaced, counters.misplaced),
-                (&self.future, counters.future),
+            for (fate, total, n) in [
+                ("in", &self.rows_in, counters.rows_in),
+                ("late", &self.late, counters.late),
+                ("dead", &self.dead, counters.dead),
+                ("duplicate", &self.duplicate, counters.duplicate),
+                ("misplaced", &self.misplaced, counters.misplaced),
+                ("future", &self.future, counters.future),
             ] {
                 Self::add(total, n);
+                metrics::counter!("headend_rows_total", "fate" => fate).increment(n);
             }
         }
     }

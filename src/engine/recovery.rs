@@ -1,6 +1,6 @@
 //! Recovery: the newest snapshot that verifies, then every accepted epoch after it, run again and compared.
 
-use super::{TaskError, Totals, feed::InputReader, task_loop::TaskSetup};
+use super::{TaskError, Totals, feed::InputReader, task_loop::{Counted, TaskSetup}};
 use ingest::log::Log;
 use schemas::{AcceptedEpoch, ChainPosition, EpochKind, Versions, epoch::output_hash};
 use std::{sync::Arc, time::Duration};
@@ -20,7 +20,8 @@ pub struct Recovered {
     pub told: super::task_loop::Told,
 }
 
-pub async fn recover(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, TaskError> {
+pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, TaskError> {
+    let totals = &counted.totals;
     let mut recovered = from_snapshot(setup, totals).await?;
     let topic = epoch_topic(&setup.group);
     let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, recovered.position).map_err(chain_error)?;
@@ -28,8 +29,11 @@ pub async fn recover(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, Ta
     loop {
         let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await.map_err(chain_error)?;
         for epoch in &epochs {
-            rerun += u64::from(epoch.record.header.kind == EpochKind::Work);
-            run_again(setup, &mut recovered, epoch, totals).await?;
+            if epoch.record.header.kind == EpochKind::Work {
+                run_again(setup, &mut recovered, epoch, totals).await?;
+                counted.found(epoch.record.header.epoch, &epoch.record.header.counters);
+                rerun += 1;
+            }
         }
         if caught_up && epochs.is_empty() {
             break;
@@ -100,9 +104,6 @@ fn shown(v: &Versions) -> String {
 /// Runs one accepted epoch again and compares its outputs with what was recorded.
 async fn run_again(setup: &TaskSetup, recovered: &mut Recovered, epoch: &AcceptedEpoch, totals: &Totals) -> Result<(), TaskError> {
     let header = &epoch.record.header;
-    if header.kind == EpochKind::Claim {
-        return Ok(());
-    }
     let specs = recovered.task.inputs().to_vec();
     let mut inputs = Vec::with_capacity(specs.len());
     for (i, (spec, range)) in specs.iter().zip(&header.cut).enumerate() {

@@ -7,13 +7,14 @@
 use super::{
     TaskError, Totals,
     cut::Inputs,
+    dead::DeadLetters,
     feed::{Feed, InputReader},
     recovery::{Recovered, recover},
 };
 use ingest::log::{Log, Ownership};
 use object_store::ObjectStore;
-use schemas::{ChainPosition, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, NewRecord, Versions, epoch::{EPOCH_RECORD_BYTES_MAX, output_hash}};
-use std::{collections::BTreeMap, sync::{Arc, atomic::AtomicBool, atomic::Ordering}, time::{Duration, Instant, SystemTime}};
+use schemas::{ChainPosition, Counters, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, NewRecord, Versions, epoch::{EPOCH_RECORD_BYTES_MAX, output_hash}};
+use std::{collections::BTreeMap, sync::{Arc, atomic::{AtomicBool, AtomicU64, Ordering}}, time::{Duration, Instant, SystemTime}};
 use stream_jobs::{
     ops::OpError,
     plan::SourceSpec,
@@ -67,8 +68,9 @@ pub struct Told {
 /// Runs a task until `stop`, through fencing and back-off.
 pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken) -> Result<(), TaskError> {
     let mut backoff = Duration::from_millis(50);
+    let counted = Counted { totals, counts_rows: setup.counts_rows, epoch: Arc::default() };
     loop {
-        match own(&setup, &totals, &stop).await {
+        match own(&setup, &counted, &stop).await {
             Ok(()) => return Ok(()),
             Err(TaskError::Crash) => debug!(group = setup.group, task = setup.partition, "dropped on purpose"),
             Err(e @ TaskError::Fenced { .. }) => {
@@ -91,18 +93,45 @@ pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken)
 }
 
 /// One ownership: from recovery to the end.
-async fn own(setup: &TaskSetup, totals: &Arc<Totals>, stop: &CancellationToken) -> Result<(), TaskError> {
-    let recovered = recover(setup, totals).await?;
+async fn own(setup: &TaskSetup, counted: &Counted, stop: &CancellationToken) -> Result<(), TaskError> {
+    let recovered = recover(setup, counted).await?;
     let ownership = setup.log.ownership(&epoch_topic(&setup.group))?;
-    let mut owned = TaskLoop::claim(setup, recovered, ownership, Arc::clone(totals)).await?;
+    let mut owned = TaskLoop::claim(setup, recovered, ownership, counted).await?;
     let ran = owned.work(stop).await;
     // A planned stop waits for what is on its way and leaves a snapshot; a crash does neither.
     if ran.is_ok() { owned.finish().await } else { ran }
 }
 
+/// Counts each epoch that this process appended once: when it lands, or when a recovery finds that it landed unseen.
+#[derive(Clone)]
+pub struct Counted {
+    pub totals: Arc<Totals>,
+    counts_rows: bool,
+    /// The last epoch that is counted or that an earlier process left; 0 until this process has claimed.
+    epoch: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn claimed(&self, epoch: u64) {
+        self.epoch.fetch_max(epoch, Ordering::AcqRel);
+    }
+
+    fn landed(&self, epoch: u64, counters: &Counters) {
+        if self.epoch.fetch_max(epoch, Ordering::AcqRel) < epoch {
+            self.totals.count(counters, self.counts_rows);
+        }
+    }
+
+    /// An epoch that recovery found on the chain. Before the first claim of this process none is its own.
+    pub fn found(&self, epoch: u64, counters: &Counters) {
+        if self.epoch.load(Ordering::Acquire) > 0 {
+            self.landed(epoch, counters);
+        }
+    }
+}
+
 struct TaskLoop<'a> {
     setup: &'a TaskSetup,
-    totals: Arc<Totals>,
     task: Box<dyn Task>,
     specs: Vec<InputSpec>,
     inputs: Inputs,
@@ -112,6 +141,9 @@ struct TaskLoop<'a> {
     appender: Appender,
     told: Told,
     told_at: Instant,
+    /// The last cut took nothing: what waits is ahead of an input that has not said yet where it stands.
+    stalled: bool,
+    dead_letters: DeadLetters,
     epochs_run: u64,
     snapshot_at: (u64, Instant),
     snapshot_busy: Arc<AtomicBool>,
@@ -119,7 +151,7 @@ struct TaskLoop<'a> {
 
 impl<'a> TaskLoop<'a> {
     /// Reads to the end (done by recovery), confirms the ownership, appends an empty epoch and sees it win.
-    async fn claim(setup: &'a TaskSetup, recovered: Recovered, ownership: Box<dyn Ownership>, totals: Arc<Totals>) -> Result<Self, TaskError> {
+    async fn claim(setup: &'a TaskSetup, recovered: Recovered, ownership: Box<dyn Ownership>, counted: &Counted) -> Result<Self, TaskError> {
         let Recovered { task, mut position, inputs, told } = recovered;
         let topic = epoch_topic(&setup.group);
         if !ownership.confirm(setup.partition, position.next_offset).await? {
@@ -132,6 +164,7 @@ impl<'a> TaskLoop<'a> {
             return Err(TaskError::Fenced { topic, partition: setup.partition, offset: position.next_offset });
         }
         position = ChainPosition { next_offset: appended.base_offset + 1, epoch: position.epoch + 1, id };
+        counted.claimed(position.epoch);
         let specs = task.inputs().to_vec();
         let bell = Arc::new(Notify::new());
         let mut feeds = Vec::new();
@@ -142,15 +175,16 @@ impl<'a> TaskLoop<'a> {
         info!(group = setup.group, task = setup.partition, epoch = position.epoch, "claimed");
         Ok(Self {
             setup,
-            totals,
             task,
             specs,
-            inputs: Inputs::new(feeds, setup.rows_max),
+            inputs: Inputs::new(feeds, setup.rows_max, setup.counts_rows),
             bell,
-            appender: Appender::start(setup, position.next_offset),
+            appender: Appender::start(setup, position.next_offset, counted.clone()),
             position,
             told,
             told_at: Instant::now(),
+            stalled: false,
+            dead_letters: DeadLetters::default(),
             epochs_run: 0,
             snapshot_at: (position.epoch, Instant::now()),
             snapshot_busy: Arc::new(AtomicBool::new(false)),
@@ -163,7 +197,7 @@ impl<'a> TaskLoop<'a> {
             self.appender.check()?;
             self.inputs.drain()?;
             let waits = self.task.waiting_bytes() > 0;
-            if !self.inputs.has_rows() && !waits && self.told_at.elapsed() < WATERMARK_EVERY {
+            if (self.stalled || !self.inputs.has_rows()) && !waits && self.told_at.elapsed() < WATERMARK_EVERY {
                 // Stop goes first, so that a busy input cannot keep the task from ending.
                 tokio::select! {
                     biased;
@@ -171,6 +205,7 @@ impl<'a> TaskLoop<'a> {
                     () = self.bell.notified() => {}
                     () = tokio::time::sleep(WATERMARK_EVERY) => {}
                 }
+                self.stalled = false;
                 continue;
             }
             if stop.is_cancelled() {
@@ -193,6 +228,7 @@ impl<'a> TaskLoop<'a> {
         let take = self.task.waiting_bytes() < WAITING_BYTES_MAX;
         let input = self.inputs.cut(now_ms(), &self.task.input_watermarks(), take);
         let (cut, took) = self.ranges(&input);
+        self.stalled = !took;
         let now_ms = input.now_ms;
         let output = self.task.process(input)?;
         let told = Told { watermark: output.watermark, watermarks: output.watermarks.clone() };
@@ -202,7 +238,7 @@ impl<'a> TaskLoop<'a> {
             return Ok(());
         }
         self.told = told;
-        self.totals.count(&output.counters, self.setup.counts_rows);
+        self.dead_letters.tell(&output.outputs);
         self.append(cut, now_ms, output).await?;
         self.epochs_run += 1;
         self.snapshot_when_due()?;
@@ -234,10 +270,10 @@ impl<'a> TaskLoop<'a> {
             output_hash: output_hash(&output.outputs),
             ..header(self.setup, &self.position, id, EpochKind::Work)
         };
-        let epoch = header.epoch;
+        let (epoch, counters) = (header.epoch, header.counters);
         let record = record(&EpochRecord { header, outputs: output.outputs })?;
         self.position = ChainPosition { next_offset: self.position.next_offset + 1, epoch, id };
-        self.appender.append(record).await
+        self.appender.append(Sent { record, epoch, counters }).await
     }
 
     fn snapshot_when_due(&mut self) -> Result<(), TaskError> {
@@ -297,9 +333,16 @@ impl<'a> TaskLoop<'a> {
     }
 }
 
+/// A record on its way, with what is counted when it lands.
+struct Sent {
+    record: NewRecord,
+    epoch: u64,
+    counters: Counters,
+}
+
 /// Appends records in order; what waits while one append is on its way goes with the next.
 struct Appender {
-    queue: mpsc::Sender<NewRecord>,
+    queue: mpsc::Sender<Sent>,
     /// Next offset after the last record that landed.
     landed: watch::Receiver<u64>,
     worker: tokio::task::JoinHandle<Result<(), TaskError>>,
@@ -307,22 +350,25 @@ struct Appender {
 }
 
 impl Appender {
-    fn start(setup: &TaskSetup, next_offset: u64) -> Self {
-        let (queue, mut waiting) = mpsc::channel::<NewRecord>(setup.inflight);
+    fn start(setup: &TaskSetup, next_offset: u64, counted: Counted) -> Self {
+        let (queue, mut waiting) = mpsc::channel::<Sent>(setup.inflight);
         let (landed_tx, landed) = watch::channel(next_offset);
         let (failed_tx, failed) = watch::channel(None);
         let (log, topic, partition, inflight) = (Arc::clone(&setup.log), epoch_topic(&setup.group), setup.partition, setup.inflight);
         let worker = tokio::spawn(async move {
-            let mut records = Vec::new();
+            let mut sent: Vec<Sent> = Vec::new();
             let mut next = next_offset;
-            while waiting.recv_many(&mut records, inflight).await > 0 {
+            while waiting.recv_many(&mut sent, inflight).await > 0 {
+                let (records, counts): (Vec<_>, Vec<_>) = sent.drain(..).map(|s| (s.record, (s.epoch, s.counters))).unzip();
                 let n = records.len() as u64;
-                let appended = match log.append(&topic, partition, std::mem::take(&mut records)).await {
+                let appended = match log.append(&topic, partition, records).await {
                     Ok(appended) if appended.base_offset == next => appended,
                     Ok(appended) => return fail(&failed_tx, TaskError::Fenced { topic, partition, offset: next.min(appended.base_offset) }),
                     Err(e) => return fail(&failed_tx, e.into()),
                 };
                 next = appended.base_offset + n;
+                // Counted before it is told: a snapshot waits for the telling, and recovery does not look behind a snapshot.
+                counts.iter().for_each(|(epoch, counters)| counted.landed(*epoch, counters));
                 landed_tx.send_replace(next);
             }
             Ok(())
@@ -335,8 +381,8 @@ impl Appender {
         failed.map_or(Ok(()), |e| Err(same_error(&e)))
     }
 
-    async fn append(&mut self, record: NewRecord) -> Result<(), TaskError> {
-        if self.queue.send(record).await.is_err() {
+    async fn append(&mut self, sent: Sent) -> Result<(), TaskError> {
+        if self.queue.send(sent).await.is_err() {
             self.check()?;
         }
         Ok(())
@@ -384,7 +430,7 @@ fn header(setup: &TaskSetup, position: &ChainPosition, id: EpochId, kind: EpochK
         watermarks: BTreeMap::new(),
         appended_us: None,
         versions: setup.versions.clone(),
-        counters: schemas::Counters::default(),
+        counters: Counters::default(),
         output_hash: output_hash(&[]),
         outputs: Vec::new(),
     }
@@ -404,7 +450,6 @@ fn now_ms() -> i64 {
 
 /// Unique per attempt: process, thread of work and time go into it, and a counter.
 fn new_id(setup: &TaskSetup) -> EpochId {
-    use std::sync::atomic::AtomicU64;
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     hash.update(setup.owner.as_bytes());

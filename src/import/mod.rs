@@ -71,8 +71,9 @@ pub struct Summary {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    #[error("`{file}`:{}:{}: {}", source.line, source.column, source.message)]
-    Mapping { file: PathBuf, source: stream_jobs::sql::SqlError },
+    // Not a source: its own text would say line, column and message a second time.
+    #[error("`{file}`:{}:{}: {}", fault.line, fault.column, fault.message)]
+    Mapping { file: PathBuf, fault: stream_jobs::sql::SqlError },
     #[error("{source}; line {last_line} of `{file}` is the last one that is in the log")]
     Append { file: PathBuf, last_line: u64, source: AppendError },
 }
@@ -80,10 +81,20 @@ pub enum ImportError {
 impl ImportError {
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Mapping { source, .. } => source.hint.clone(),
+            Self::Mapping { fault, .. } => fault.hint.clone(),
             Self::Append { last_line, .. } => Some(format!("resume with --from-line {}", last_line + 1)),
         }
     }
+}
+
+/// Finds a file that is not there, a header that cannot be used and a wrong mapping before a log is opened or created for them.
+pub fn check(what: &Import) -> anyhow::Result<()> {
+    let kind = std::fs::metadata(&what.file).map_err(|source| rows::ReadError::Io { path: what.file.clone(), source })?;
+    // A pipe can be read only once.
+    if kind.is_file() {
+        converter(what, &mut rows::open(&what.file)?)?;
+    }
+    Ok(())
 }
 
 /// Imports until the file ends or `stop` is cancelled; then the append in flight is finished first.
@@ -91,11 +102,7 @@ pub async fn import(what: Import, destination: &Destination, stop: &Cancellation
     let started = Instant::now();
     let mut reader = rows::open(&what.file)?;
     let progress = Progress::new(&what.file, reader.progress());
-    let converter = Converter::for_event(&reader, what.event, &what.tenant, what.now_us);
-    let converter = match &what.mapping {
-        Some((file, sql)) => converter.with_mapping(&mut reader, sql).map_err(|e| in_file(e, file))?,
-        None => converter,
-    };
+    let converter = converter(&what, &mut reader)?;
     let mut feed = Feed::start(reader, converter, what.from_line)?;
     let mut run = Run {
         summary: Summary { file: what.file.clone(), event: what.event.name, last_line: what.from_line.saturating_sub(1), ..Default::default() },
@@ -120,9 +127,18 @@ pub async fn import(what: Import, destination: &Destination, stop: &Cancellation
     Ok(run.summary)
 }
 
-fn in_file(error: payload::MappingError, file: &Path) -> anyhow::Error {
+fn converter(what: &Import, reader: &mut rows::RowReader) -> anyhow::Result<Converter> {
+    let converter = Converter::for_event(reader, what.event, &what.tenant, what.now_us);
+    match &what.mapping {
+        Some((file, sql)) => converter.with_mapping(reader, sql).map_err(|e| in_file(e, file)),
+        None => Ok(converter),
+    }
+}
+
+/// A mapping's error with the file that the mapping stands in.
+pub fn in_file(error: payload::MappingError, file: &Path) -> anyhow::Error {
     match error {
-        payload::MappingError::Sql(source) => ImportError::Mapping { file: file.to_owned(), source }.into(),
+        payload::MappingError::Sql(fault) => ImportError::Mapping { file: file.to_owned(), fault }.into(),
         payload::MappingError::Read(e) => e.into(),
     }
 }

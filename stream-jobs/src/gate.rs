@@ -30,12 +30,19 @@ impl Gate {
         if watermark == i64::MAX { watermark } else { watermark.div_euclid(self.interval_us) * self.interval_us }
     }
 
-    /// Takes rows in. A row whose tick has passed waits for the next one.
+    pub fn interval_us(&self) -> i64 {
+        self.interval_us
+    }
+
+    /// Takes rows in. A row whose tick has passed waits for the next one: passed by the watermark that its own partition had before the
+    /// row, so that the cut does not show.
     pub fn push(&mut self, input: usize, delta: &Delta) -> Result<(), DataFusionError> {
         let mut by_tick: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for (row, time) in delta.times.iter().enumerate() {
             let tick = (time.div_euclid(self.interval_us) + 1) * self.interval_us;
-            by_tick.entry(tick.max(self.released.saturating_add(self.interval_us))).or_default().push(row);
+            let before = delta.origin.as_ref().map(|o| o.watermarks[row]).filter(|w| *w != i64::MIN);
+            let passed = before.map_or(i64::MIN, |w| self.released_through(w)).max(self.released);
+            by_tick.entry(tick.max(passed.saturating_add(self.interval_us))).or_default().push(row);
         }
         for (tick, rows) in by_tick {
             let mut delta = delta.take(&rows)?;

@@ -226,13 +226,14 @@ impl SourceState {
 }
 
 fn bad_time(present: bool, time: i64, append: i64, field: &str) -> Option<String> {
-    let shown = schemas::clock::rfc3339(time);
+    // Text is made for bad rows alone: this runs for every row.
+    let shown = || schemas::clock::rfc3339(time);
     if !present {
         Some(format!("field `{field}` is missing, expected an RFC 3339 time"))
     } else if time < EARLIEST_US {
-        Some(format!("field `{field}` is `{shown}`, before 1980-01-01"))
+        Some(format!("field `{field}` is `{}`, before 1980-01-01", shown()))
     } else if time > append.saturating_add(FUTURE_MAX_US) {
-        Some(format!("field `{field}` is `{shown}`, more than a day ahead of its append at `{}`", schemas::clock::rfc3339(append)))
+        Some(format!("field `{field}` is `{}`, more than a day ahead of its append at `{}`", shown(), schemas::clock::rfc3339(append)))
     } else {
         None
     }

@@ -1,22 +1,76 @@
-//! Evaluates compiled expressions over a batch: the two kinds of work that every operator shares.
+//! Evaluates compiled expressions over a batch: the work that every operator shares.
+//!
+//! A record's fault never stops a task: where an expression fails for a row (a division by zero, a text that is no number), its value
+//! for that row is null, and is counted in `headend_failed_expressions_total`. The rows around it are untouched. An error that
+//! does not come from the data comes out as an error.
 
 use crate::plan::Expr;
-use arrow_array::{Array, BooleanArray, RecordBatch, RecordBatchOptions, cast::AsArray};
-use arrow_schema::{DataType, SchemaRef};
-use arrow_select::filter::prep_null_mask_filter;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, cast::AsArray, new_null_array};
+use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_select::{concat::concat, filter::prep_null_mask_filter};
 use datafusion::common::{DataFusionError, exec_err};
 
-/// The columns of `exprs` over `batch`, as a batch of `schema`. A constant becomes as many rows as `batch` has.
-pub fn project(exprs: &[Expr], schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
+/// One value a row of `batch`. A constant becomes as many rows as `batch` has.
+pub fn evaluate(expr: &Expr, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+    match evaluate_strictly(expr, batch) {
+        Err(error) if is_fault_of_data(&error) => evaluate_around_faults(expr, batch),
+        result => result,
+    }
+}
+
+/// As [`evaluate`], but a row for which the expression fails is an error.
+pub fn evaluate_strictly(expr: &Expr, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+    expr.evaluate(batch)?.into_array(batch.num_rows())
+}
+
+/// Halves the batch until the rows that fail stand alone: a few of them cost a few evaluations and not one for each row.
+fn evaluate_around_faults(expr: &Expr, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
     let rows = batch.num_rows();
-    let columns = exprs.iter().map(|expr| expr.evaluate(batch)?.into_array(rows)).collect::<Result<Vec<_>, _>>()?;
+    if rows <= 1 {
+        metrics::counter!("headend_failed_expressions_total").increment(rows as u64);
+        return Ok(new_null_array(&expr.data_type(&batch.schema())?, rows));
+    }
+    let half = rows / 2;
+    let (first, second) = (evaluate(expr, &batch.slice(0, half))?, evaluate(expr, &batch.slice(half, rows - half))?);
+    Ok(concat(&[first.as_ref(), second.as_ref()])?)
+}
+
+fn is_fault_of_data(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Execution(_) => true,
+        DataFusionError::ArrowError(inner, _) => matches!(
+            inner.as_ref(),
+            ArrowError::DivideByZero
+                | ArrowError::CastError(_)
+                | ArrowError::ParseError(_)
+                | ArrowError::ComputeError(_)
+                | ArrowError::ArithmeticOverflow(_)
+                | ArrowError::InvalidArgumentError(_)
+        ),
+        _ => false,
+    }
+}
+
+/// The columns of `exprs` over `batch`, as a batch of `schema`.
+pub fn project(exprs: &[Expr], schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
+    let columns = exprs.iter().map(|expr| evaluate(expr, batch)).collect::<Result<Vec<_>, _>>()?;
+    batch_of(schema, columns, batch.num_rows())
+}
+
+/// As [`project`], but a row for which an expression fails is an error.
+pub fn project_strictly(exprs: &[Expr], schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
+    let columns = exprs.iter().map(|expr| evaluate_strictly(expr, batch)).collect::<Result<Vec<_>, _>>()?;
+    batch_of(schema, columns, batch.num_rows())
+}
+
+fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, DataFusionError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
 
 /// One bit a row: true where `expr` is true. Null is false, as in SQL's `WHERE`.
 pub fn filter_mask(expr: &Expr, batch: &RecordBatch) -> Result<BooleanArray, DataFusionError> {
-    let array = expr.evaluate(batch)?.into_array(batch.num_rows())?;
+    let array = evaluate(expr, batch)?;
     match array.data_type() {
         DataType::Boolean => {}
         DataType::Null => return Ok(BooleanArray::from(vec![false; array.len()])),

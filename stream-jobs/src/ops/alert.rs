@@ -186,10 +186,16 @@ impl AlertOperator {
         let entities: Vec<String> = self.state.open.keys().cloned().collect();
         for entity in entities {
             let Some(episode) = self.state.open.get_mut(&entity) else { continue };
+            let ended = episode.raising.values().copied().filter(|expires| *expires <= watermark).max();
             episode.raising.retain(|_, expires| *expires > watermark);
             match episode.phase {
                 Phase::Pending { since } if !episode.raising.is_empty() && watermark - since >= self.rule.for_us => self.fire(&entity, since + self.rule.for_us, false, raised),
-                _ => self.settle(&entity, watermark, false, raised),
+                Phase::Firing { fired_at } if !self.appended_rows => {
+                    // The end itself, and not the watermark that happened to pass it.
+                    let held_until = fired_at + self.rule.min_hold_us;
+                    self.settle(&entity, ended.map_or(held_until, |at| at.max(held_until)).min(watermark), false, raised);
+                }
+                _ => self.settle(&entity, ended.unwrap_or(watermark), false, raised),
             }
         }
     }

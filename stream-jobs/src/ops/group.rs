@@ -56,7 +56,7 @@ impl GroupOperator {
         let ids = keys_of(&self.plan.group, &self.codec, &mut self.dictionary, &delta.batch, record_keys)?;
         let values = values_of(&self.plan.aggregates, &delta.batch)?;
         let mut touched: Vec<u32> = ids.iter().copied().collect::<BTreeSet<u32>>().into_iter().collect();
-        touched.sort_unstable_by(|a, b| self.dictionary.key(*a).cmp(self.dictionary.key(*b)));
+        self.dictionary.sort(&mut touched);
         let (index_before, before) = self.rows_of(&touched)?;
         if delta.ops.is_none() {
             fold_rows(&mut self.groups, None, &ids, &values, &delta.times, false)?;

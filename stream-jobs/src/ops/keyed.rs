@@ -96,7 +96,7 @@ impl KeyedState {
 }
 
 fn argument(expr: &Expr, batch: &RecordBatch) -> Result<ArrayRef, OpError> {
-    Ok(super::evaluate(expr, batch)?)
+    Ok(crate::steps::evaluate(expr, batch)?)
 }
 
 fn previous(data_type: &DataType, values: &mut BTreeMap<u32, ScalarValue>, ids: &[u32], argument: &ArrayRef) -> Result<ArrayRef, OpError> {

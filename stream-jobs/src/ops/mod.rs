@@ -12,9 +12,9 @@ pub mod window;
 
 use crate::{
     delta::Delta,
-    plan::{AggregateCall, Expr, GroupColumn},
+    plan::{AggregateCall, GroupColumn},
     state::{Frozen, Groups, KeyCodec, KeyDictionary, Pieces, StateError, accumulator::Rows},
-    steps,
+    steps::{self, evaluate},
 };
 use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
@@ -111,10 +111,6 @@ pub fn values_of(calls: &[AggregateCall], batch: &RecordBatch) -> Result<Vec<Cal
             Ok(CallValues { args, kept })
         })
         .collect()
-}
-
-pub fn evaluate(expr: &Expr, batch: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
-    expr.evaluate(batch)?.into_array(batch.num_rows())
 }
 
 /// Key ids of the rows of `batch`, by the record key where the codec says so.

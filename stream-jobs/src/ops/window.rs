@@ -143,6 +143,11 @@ impl WindowOperator {
     /// Rows for whose every window it is too late go to the `late` output.
     fn set_late_aside(&self, delta: Delta, effects: &mut Effects) -> Result<Delta, OpError> {
         let times = &delta.times;
+        // Mostly the earliest row is in time for the latest watermark, and then all are.
+        let latest = delta.origin.as_ref().and_then(|o| o.watermarks.iter().max().copied()).unwrap_or(i64::MIN).max(self.closed_through);
+        if times.iter().min().is_none_or(|least| self.last_end_of(*least) > latest) {
+            return Ok(delta);
+        }
         let late = |row: usize| {
             let before = delta.origin.as_ref().map_or(i64::MIN, |o| o.watermarks[row]);
             self.last_end_of(times[row]) <= before.max(self.closed_through)
@@ -227,7 +232,7 @@ impl WindowOperator {
     }
 
     fn sorted(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        ids.sort_unstable_by(|a, b| self.dictionary.key(*a).cmp(self.dictionary.key(*b)));
+        self.dictionary.sort(&mut ids);
         ids
     }
 
@@ -497,13 +502,28 @@ impl WindowOperator {
 }
 
 impl WindowOperator {
+    /// Closes or moves windows by a tick. The shown window goes through every end on its way, as it would if each tick were an epoch.
+    fn advance_to_tick(&mut self, tick: i64) -> Result<Delta, OpError> {
+        if self.mode != Mode::Current {
+            return self.close_windows(tick);
+        }
+        let mut out = Delta::empty(Arc::clone(&self.raw_schema));
+        while let Some((end, groups)) = self.current.as_ref().filter(|(end, _)| tick != i64::MAX && *end <= tick) {
+            // Where nothing is shown, the empty windows before the next pane are passed over.
+            let shows = groups.live_ids().next().is_some();
+            let next = if shows { *end } else { self.panes.range(*end..).next().map_or(tick, |(pane, _)| *pane).min(tick) };
+            out = out.concat(self.slide_current(next)?)?;
+        }
+        out.concat(self.slide_current(tick)?).map_err(OpError::from)
+    }
+
     /// Closes or moves windows by the watermark, after the rows of the epoch.
     fn advance(&mut self, mut out: Delta, watermark: Option<i64>) -> Result<Delta, OpError> {
         if let Some(watermark) = watermark {
             let moved = match (self.mode, &self.gate) {
-                (Mode::Current, _) => self.slide_current(watermark)?,
+                (Mode::Current, None) => self.slide_current(watermark)?,
                 // Rows that wait for their tick still count in windows that the watermark has passed.
-                (_, Some(gate)) => self.close_windows(gate.released_through(watermark))?,
+                (_, Some(gate)) => self.advance_to_tick(gate.released_through(watermark))?,
                 _ => self.close_windows(watermark)?,
             };
             out = out.concat(moved)?;
@@ -527,8 +547,11 @@ impl Operator for WindowOperator {
         let prepared = self.prepare(&flow.delta, effects)?;
         if let Some(gate) = &mut self.gate {
             gate.push(0, &prepared)?;
-            for (_, tick) in gate.release(watermark)? {
-                for (_, delta) in tick {
+            let interval = gate.interval_us();
+            for (tick, rows) in gate.release(watermark)? {
+                // What the ticks before have closed is closed for these rows, whether one epoch brings all the ticks or each its own.
+                out = out.concat(self.advance_to_tick(tick - interval)?)?;
+                for (_, delta) in rows {
                     out = out.concat(self.absorb(&delta)?)?;
                 }
             }

@@ -7,6 +7,7 @@ use super::{
     rows::{Place, Rows},
     statement::timestamp,
 };
+use crate::ops::window::partial_schema;
 use crate::plan::{Aggregate, AggregateCall, AggregateFunction, Expr as Compiled, GroupColumn, Phase, Relation, Step, WindowSpec};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::{
@@ -83,7 +84,9 @@ fn group_columns(pre: &mut Rows, aggregate: &logical::Aggregate) -> Result<Group
     for (expr, field) in aggregate.group_expr.iter().zip(aggregate.schema.fields()) {
         let expr = expr.clone().unalias_nested().data;
         if matches!(expr, Expr::GroupingSet(_)) {
-            return Err(SqlError::unplaced("`ROLLUP`, `CUBE` and `GROUPING SETS` are not part of this version").hint("write one view for each grouping").into());
+            return Err(SqlError::unplaced("`ROLLUP`, `CUBE` and `GROUPING SETS` are not part of this version")
+                .hint("write one view for each grouping")
+                .into());
         }
         let (column, data_type) = match pre.place_of(&expr) {
             Some(Place::WindowStart) => (GroupColumn::WindowStart, timestamp()),
@@ -123,7 +126,7 @@ fn call_of(pre: &mut Rows, expr: &Expr, field: &FieldRef) -> Result<AggregateCal
     let (name, params) = (function.func.name(), &function.params);
     check_params(name, params)?;
     let counts_rows = name == "count" && !params.distinct && params.args.iter().all(|a| matches!(a, Expr::Literal(value, _) if !value.is_null()));
-    let args = if counts_rows { Vec::new() } else { params.args.iter().map(|arg| pre.compile(arg)).collect::<Result<Vec<_>>>()? };
+    let mut args = if counts_rows { Vec::new() } else { params.args.iter().map(|arg| pre.compile(arg)).collect::<Result<Vec<_>>>()? };
     let filter = params.filter.as_ref().map(|filter| pre.compile(filter)).transpose()?;
     let function = match own_function(name, params.distinct, args.first(), &pre.schema())? {
         Some(own) => own,
@@ -136,7 +139,13 @@ fn call_of(pre: &mut Rows, expr: &Expr, field: &FieldRef) -> Result<AggregateCal
             AggregateFunction::DataFusion(Arc::new(built))
         }
     };
-    Ok(AggregateCall { function, args, filter, data_type: field.data_type().clone() })
+    let mut data_type = field.data_type().clone();
+    if matches!(function, AggregateFunction::Avg) && data_type != DataType::Float64 {
+        // The mean of decimals is kept as floats; the type that the plan expects is put back after the aggregate.
+        args = vec![Arc::new(CastExpr::new(args[0].clone(), DataType::Float64, None))];
+        data_type = DataType::Float64;
+    }
+    Ok(AggregateCall { function, args, filter, data_type })
 }
 
 fn check_params(name: &str, params: &AggregateFunctionParams) -> Result<()> {
@@ -211,48 +220,36 @@ impl Grouped {
         })
     }
 
-    /// The part that runs beside the rows: states of panes.
+    /// The part that runs beside the rows: states of panes, in the layout that the operators define.
     pub fn partial(&self, window: WindowCall) -> Result<Aggregate> {
+        if let Some(name) = self.first_foreign() {
+            let error = SqlError::unplaced(format!("`{name}` cannot be split over tasks in this version"));
+            return Err(error.hint("use `count`, `sum`, `min`, `max`, `avg`, `first_value` or `last_value`").into());
+        }
         let pane_us = window.pane_us();
-        let pane = WindowCall { size_us: pane_us, slide_us: pane_us, offset_us: 0 };
-        let groups = self.group.iter().enumerate().filter(|(_, column)| !is_bound(column));
-        let (mut group, mut fields): (Vec<GroupColumn>, Vec<FieldRef>) = (Vec::new(), Vec::new());
-        for (index, column) in groups {
-            let name = format!("__g{index}");
-            fields.push(Arc::new(Field::new(name, self.schema.field(index).data_type().clone(), true)));
-            group.push(column.clone());
-        }
-        for (bound, name) in [(GroupColumn::WindowStart, super::catalog::WINDOW_START), (GroupColumn::WindowEnd, super::catalog::WINDOW_END)] {
-            fields.push(Arc::new(Field::new(name, timestamp(), true)));
-            group.push(bound);
-        }
-        for (i, call) in self.calls.iter().enumerate() {
-            let types = state_types(call, &self.pre.schema())?;
-            fields.extend(types.into_iter().enumerate().map(|(j, t)| Arc::new(Field::new(format!("__s{i}_{j}"), t, true))));
-        }
-        Ok(Aggregate {
+        let pane = WindowCall { size_us: pane_us, slide_us: pane_us, offset_us: window.offset_us % pane_us };
+        let mut partial = Aggregate {
             input: self.info.relation,
             pre: self.pre.steps.clone(),
             phase: Phase::Partial,
             window: Some(self.input_spec(pane)?),
-            group,
+            group: self.group.clone(),
             aggregates: self.calls.clone(),
-            schema: Arc::new(Schema::new(fields)),
+            schema: self.schema.clone(),
             post: Vec::new(),
             by_record_key: false,
-        })
+        };
+        partial.schema = partial_schema(&partial);
+        Ok(partial)
     }
 
     /// The part that adds the states of `partial` up. Its arguments are the columns of the states.
     pub fn merging(&self, window: WindowCall, partial: &Aggregate, input: Relation) -> Aggregate {
         let column = |index: usize| Arc::new(PhysicalColumnExpr::new(partial.schema.field(index).name(), index)) as Compiled;
-        let keys = partial.group.len() - 2;
-        let mut next_key = 0..keys;
-        let group = self.group.iter().map(|own| match own {
-            GroupColumn::Expr(_) => GroupColumn::Expr(column(next_key.next().unwrap_or_default())),
+        let group = self.group.iter().enumerate().map(|(index, own)| match own {
+            GroupColumn::Expr(_) => GroupColumn::Expr(column(index)),
             bound => bound.clone(),
         });
-        let group = group.collect();
         let aggregates = self.calls.iter().enumerate().map(|(i, call)| {
             let prefix = format!("__s{i}_");
             let states = (0..partial.schema.fields().len()).filter(|c| partial.schema.field(*c).name().starts_with(&prefix));
@@ -262,8 +259,8 @@ impl Grouped {
             input,
             pre: Vec::new(),
             phase: Phase::Final,
-            window: Some(self.spec(window, keys + 1, true)),
-            group,
+            window: Some(self.spec(window, partial.group.len() + 1, true)),
+            group: group.collect(),
             aggregates: aggregates.collect(),
             schema: self.schema.clone(),
             post: Vec::new(),
@@ -332,28 +329,5 @@ impl Columns {
         self.fields.push(Arc::new(Field::new(name, expr.data_type(&self.input)?, true)));
         self.exprs.push(expr);
         Ok(column)
-    }
-}
-
-/// The columns of one aggregate's state.
-fn state_types(call: &AggregateCall, input: &Schema) -> Result<Vec<DataType>> {
-    let arg = call.args.first().map(|arg| arg.data_type(input)).transpose()?.unwrap_or(DataType::Int64);
-    Ok(match &call.function {
-        AggregateFunction::Count => vec![DataType::Int64],
-        AggregateFunction::Sum => vec![call.data_type.clone()],
-        AggregateFunction::Min | AggregateFunction::Max => vec![call.data_type.clone()],
-        AggregateFunction::Avg => vec![avg_sum_type(&arg), DataType::Int64],
-        AggregateFunction::FirstValue | AggregateFunction::LastValue => vec![call.data_type.clone(), DataType::Int64],
-        AggregateFunction::DataFusion(function) => {
-            let error = SqlError::unplaced(format!("`{}` cannot be split over tasks in this version", function.fun().name()));
-            return Err(error.hint("use `count`, `sum`, `min`, `max`, `avg`, `first_value` or `last_value`").into());
-        }
-    })
-}
-
-fn avg_sum_type(arg: &DataType) -> DataType {
-    match arg {
-        DataType::Decimal128(precision, scale) => DataType::Decimal128((precision + 10).min(38), *scale),
-        _ => DataType::Float64,
     }
 }

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::plan::{AlertSpec, Expr as Compiled, ViewSpec};
 use arrow_schema::{DataType, Schema};
-use datafusion::{logical_expr::LogicalPlan, sql::sqlparser::{ast::Expr as SqlExpr, tokenizer::Location}};
+use datafusion::{
+    logical_expr::LogicalPlan,
+    sql::sqlparser::{ast::Expr as SqlExpr, tokenizer::Location},
+};
 
 const SEVERITIES: [&str; 4] = ["critical", "error", "warning", "info"];
 const OPTIONS: [&str; 7] = ["severity", "for", "min_hold", "rooms", "summary", "score", "kind"];

@@ -20,7 +20,9 @@ use datafusion::{
     sql::{
         planner::{ParserOptions, PlannerContext, SqlToRel},
         sqlparser::{
-            ast::{DataType as SqlType, Expr as SqlExpr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Spanned, Statement, TableFactor, TimezoneInfo},
+            ast::{
+                DataType as SqlType, Expr as SqlExpr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Spanned, Statement, TableFactor, TimezoneInfo,
+            },
             tokenizer::Location,
         },
     },
@@ -37,8 +39,7 @@ pub(super) const WINDOW_START: &str = "window_start";
 pub(super) const WINDOW_END: &str = "window_end";
 
 /// Functions that look outside of the rows; in their place stand `now()` and columns.
-const NOT_REPLAYABLE: [&str; 9] =
-    ["random", "uuid", "current_date", "current_time", "today", "input_file_name", "file_row_index", "version", "arrow_metadata"];
+const NOT_REPLAYABLE: [&str; 9] = ["random", "uuid", "current_date", "current_time", "today", "input_file_name", "file_row_index", "version", "arrow_metadata"];
 
 /// A source, table or view, as the queries after it see it.
 #[derive(Debug, Clone)]
@@ -82,9 +83,9 @@ pub(super) struct WindowCall {
 }
 
 impl WindowCall {
-    /// The greatest pane of which every window is a whole number.
+    /// The greatest pane of which every window is a whole number; panes are aligned to the offset, as windows are.
     pub fn pane_us(&self) -> i64 {
-        gcd(gcd(self.size_us, self.slide_us), self.offset_us)
+        gcd(self.size_us, self.slide_us)
     }
 }
 
@@ -302,7 +303,8 @@ struct Types;
 
 impl TypePlanner for Types {
     fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
-        let time = matches!(sql_type, SqlType::Timestamp(_, TimezoneInfo::None | TimezoneInfo::Tz | TimezoneInfo::WithTimeZone | TimezoneInfo::WithoutTimeZone));
+        let time =
+            matches!(sql_type, SqlType::Timestamp(_, TimezoneInfo::None | TimezoneInfo::Tz | TimezoneInfo::WithTimeZone | TimezoneInfo::WithoutTimeZone));
         Ok(time.then(|| Arc::new(Field::new("", timestamp(), true))))
     }
 }

@@ -54,7 +54,6 @@ impl SqlError {
         }
         self
     }
-
 }
 
 /// To travel through DataFusion's planner and come out of [`from_datafusion`] as it went in.

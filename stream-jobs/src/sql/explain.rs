@@ -26,7 +26,7 @@ fn write_entry(out: &mut String, entry: &Value) {
     for (name, value) in entry.as_object().into_iter().flatten() {
         let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
         if name != "name" && !empty {
-            let _ = writeln!(out, "    {:<12}{}", name.replace('_', " "), words(value));
+            let _ = writeln!(out, "    {:<14}{}", name.replace('_', " "), words(value));
         }
     }
 }
@@ -97,7 +97,8 @@ fn view(job: &Job, view: &ViewSpec) -> Value {
         _ => (None, None),
     };
     let (rerun, why) = determinism(job, view);
-    let windowed = window.is_some();
+    // Lateness is decided beside the rows, once.
+    let decides_late = matches!(&view.body, Body::Aggregate(a) if a.window.is_some() && a.phase != Phase::Final);
     json!({
         "name": view.name,
         "made_by": (!view.visible).then_some("the planner"),
@@ -108,7 +109,7 @@ fn view(job: &Job, view: &ViewSpec) -> Value {
         "window": window,
         "panes": panes,
         "emits": emission(job, view),
-        "late": windowed.then(|| late(view)),
+        "late": decides_late.then(|| late(view)),
         "results": format!("{rerun}: {why}"),
         "clock": view.uses_now.then(|| format!("now() is the watermark, in ticks of {}", display_us(tick_us(view)))),
         "state": state(job, view),
@@ -159,7 +160,7 @@ fn window(aggregate: &Aggregate) -> Option<String> {
 
 fn panes(aggregate: &Aggregate) -> Option<String> {
     let window = aggregate.window?;
-    let pane_us = super::catalog::gcd(super::catalog::gcd(window.size_us, window.slide_us), window.offset_us);
+    let pane_us = super::catalog::gcd(window.size_us, window.slide_us);
     Some(format!("{} of {} a window", window.size_us / pane_us, display_us(pane_us)))
 }
 
@@ -171,7 +172,9 @@ fn emission(job: &Job, view: &ViewSpec) -> String {
         (_, Emit::OnWindowClose) => "each row once, when its window closes".into(),
         (_, Emit::Changes) if view.uses_now => "changes, at once and at each tick".into(),
         (_, Emit::Changes) => "changes, at once".into(),
-        (_, Emit::ChangesEvery { interval_us }) => format!("changes, every {} of event time, {} behind it", display_us(interval_us), display_us(bound_us(job, view))),
+        (_, Emit::ChangesEvery { interval_us }) => {
+            format!("changes, every {} of event time, {} behind it", display_us(interval_us), display_us(bound_us(job, view)))
+        }
     }
 }
 
@@ -232,7 +235,7 @@ fn state(job: &Job, view: &ViewSpec) -> String {
     match &view.body {
         Body::Map { steps, .. } => {
             let functions = steps.iter().map(|step| if let Step::Keyed { functions, .. } = step { functions.len() } else { 0 }).sum::<usize>();
-            if functions == 0 { "none".into() } else { format!("the rows before of {functions} functions, a key") }
+            if functions == 0 { "none".into() } else { format!("earlier values of each key, for {functions} calls of keyed functions") }
         }
         Body::Aggregate(aggregate) => {
             let keys = aggregate.group.iter().filter(|g| matches!(g, GroupColumn::Expr(_))).count();
@@ -241,9 +244,7 @@ fn state(job: &Job, view: &ViewSpec) -> String {
             format!("{} aggregates {unit}, groups by {by}", aggregate.aggregates.len())
         }
         Body::Join(join) => {
-            let side = |side: &crate::plan::JoinSide| {
-                format!("{}{}", if side.kind == JoinKind::Left { "left " } else { "" }, relation_name(job, side.input))
-            };
+            let side = |side: &crate::plan::JoinSide| format!("{}{}", if side.kind == JoinKind::Left { "left " } else { "" }, relation_name(job, side.input));
             format!("the newest row a key of {}", join.sides.iter().map(side).collect::<Vec<_>>().join(", "))
         }
     }

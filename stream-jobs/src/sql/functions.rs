@@ -26,7 +26,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const CHURN_MODEL: &str = "churn";
 
 /// Mean radius of the earth in km (IUGG).
-const EARTH_RADIUS_KM: f64 = 6_371.0088;
+const EARTH_RADIUS_KM: f64 = 6_371.008_8;
 
 /// What the functions of a job need from outside.
 #[derive(Clone, Default)]
@@ -197,9 +197,9 @@ fn churn_reasons(model: Option<&ChurnModel>, features: &[&Float64Array], rows: u
 fn reasons_json(model: &ChurnModel, values: &[Option<f64>]) -> String {
     let mut reasons = model.reasons(values);
     reasons.sort_by(|a, b| b.contribution.abs().total_cmp(&a.contribution.abs()).then_with(|| a.feature.cmp(&b.feature)));
-    let json = reasons.iter().map(|r| {
-        serde_json::json!({"feature": r.feature, "value": r.value.map(rounded), "baseline": rounded(r.baseline), "contribution": rounded(r.contribution)})
-    });
+    let json = reasons.iter().map(
+        |r| serde_json::json!({"feature": r.feature, "value": r.value.map(rounded), "baseline": rounded(r.baseline), "contribution": rounded(r.contribution)}),
+    );
     serde_json::Value::Array(json.collect()).to_string()
 }
 

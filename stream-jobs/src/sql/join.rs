@@ -50,7 +50,7 @@ pub(super) fn build(join: &logical::Join) -> Result<Planned> {
         Base::Relation { info, .. } => joined.add(info, &right.rows, kind, on)?,
         _ => return Err(aggregates().into()),
     }
-    let rows = Rows::side_by_side(join.schema.clone());
+    let rows = Rows::new(join.schema.clone());
     Ok(Planned { base: Base::Join(joined), rows })
 }
 
@@ -111,7 +111,9 @@ fn equal_columns(join: &logical::Join, left: &Rows, right: &Rows) -> Result<Vec<
         }
     }
     if pairs.is_empty() {
-        return Err(SqlError::unplaced("a join without `ON` or `USING` is not part of this version").hint("tables are joined by their key: `JOIN … USING (…)`").into());
+        return Err(SqlError::unplaced("a join without `ON` or `USING` is not part of this version")
+            .hint("tables are joined by their key: `JOIN … USING (…)`")
+            .into());
     }
     Ok(pairs)
 }

@@ -46,8 +46,9 @@ pub(super) fn function_of(call: &ScalarFunction) -> Result<KeyedFunction, SqlErr
     }
     let size = call.args.get(1).and_then(constant).filter(|size| (2..=HISTORY_MAX).contains(size));
     let Some(size) = size else {
-        return Err(SqlError::unplaced(format!("`{name}` keeps a constant number of rows between 2 and {HISTORY_MAX}"))
-            .hint(format!("for example `{name}(x, 100)`")));
+        return Err(
+            SqlError::unplaced(format!("`{name}` keeps a constant number of rows between 2 and {HISTORY_MAX}")).hint(format!("for example `{name}(x, 100)`"))
+        );
     };
     let size = size as usize;
     Ok(if name == "robust_z" { KeyedFunction::RobustZ { size } } else { KeyedFunction::PercentRank { size } })

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     plan::{Relation, Step},
-    steps::{filter_mask, project},
+    steps::{filter_mask, project_strictly},
 };
 use arrow_array::{RecordBatch, UInt32Array, cast::AsArray, types::UInt32Type};
 use arrow_schema::{ArrowError, SchemaRef};
@@ -58,7 +58,8 @@ impl Mapping {
         &self.schema
     }
 
-    /// The mapped rows, and for each of them the row of `batch` that it was made from.
+    /// The mapped rows, and for each of them the row of `batch` that it was made from. A row that cannot be mapped (a text that is no
+    /// number) is an error of the whole batch: a caller that wants to know which one maps the rows by halves.
     pub fn apply(&self, batch: &RecordBatch) -> Result<(RecordBatch, Vec<u32>), ArrowError> {
         let mut rows = UInt32Array::from_iter_values(0..batch.num_rows() as u32);
         let mut current = batch.clone();
@@ -69,7 +70,7 @@ impl Mapping {
                     rows = filter(&rows, &mask)?.as_primitive::<UInt32Type>().clone();
                     current = filter_record_batch(&current, &mask)?;
                 }
-                Step::Project { exprs, schema } => current = project(exprs, schema, &current).map_err(arrow_error)?,
+                Step::Project { exprs, schema } => current = project_strictly(exprs, schema, &current).map_err(arrow_error)?,
                 // The planner refuses these over rows without a key.
                 Step::Keyed { .. } => return Err(ArrowError::NotYetImplemented("a keyed function in a mapping".into())),
             }

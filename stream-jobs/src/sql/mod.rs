@@ -48,8 +48,8 @@ pub use mapping::Mapping;
 
 use crate::plan::{Job, Relation, SinkSpec};
 use catalog::Catalog;
-use error::{Result, nearest};
 use datafusion::sql::sqlparser::tokenizer::Location;
+use error::{Result, nearest};
 use statement::{Name, SinkStatement, Statement};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -120,7 +120,7 @@ impl Planner {
                     return Err(taken(&statement.name));
                 }
                 let view = self.view_index(&statement.view)?;
-                let spec = alert::plan(statement, text, view, &self.job.views[view], &self.catalog)?;
+                let spec = alert::plan(*statement, text, view, &self.job.views[view], &self.catalog)?;
                 self.job.alerts.push(spec);
             }
         }

@@ -80,7 +80,8 @@ fn check_names(query: &Query) -> SqlResult<()> {
             }
             _ => continue,
         };
-        if !seen.insert(name.value.to_lowercase()) {
+        let written = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() };
+        if !seen.insert(written) {
             let error = SqlError::at(name.span.start, format!("two columns are named `{}`", name.value));
             return Err(error.hint("give one of them another name with `AS`"));
         }
@@ -108,7 +109,9 @@ fn check_call(expr: &Expr, call: &ScalarFunction, catalog: &Catalog) -> Result<(
     if keyed::as_call(expr).is_some() {
         for arg in &call.args {
             if arg.exists(|inner| Ok(keyed::as_call(inner).is_some()))? {
-                return Err(SqlError::unplaced(format!("`{name}` stands around another function of its kind")).hint("compute the inner one in a view of its own").into());
+                return Err(SqlError::unplaced(format!("`{name}` stands around another function of its kind"))
+                    .hint("compute the inner one in a view of its own")
+                    .into());
             }
         }
     }
@@ -160,11 +163,8 @@ pub(super) fn build(plan: &LogicalPlan) -> Result<Planned> {
 fn scanned(scan: &Scan, logical: datafusion::common::DFSchemaRef) -> Planned {
     let info = &scan.info;
     let key = info.table_key();
-    let keyed = if info.changes || scan.window.is_some() || key.is_empty() {
-        KeyedPolicy::Refused
-    } else {
-        KeyedPolicy::Allowed { key, relation: info.name.clone() }
-    };
+    let keyed =
+        if info.changes || scan.window.is_some() || key.is_empty() { KeyedPolicy::Refused } else { KeyedPolicy::Allowed { key, relation: info.name.clone() } };
     let rows = Rows::of_scan(logical, info, scan.window.is_some(), keyed);
     Planned { base: Base::Relation { info: info.clone(), window: scan.window }, rows }
 }

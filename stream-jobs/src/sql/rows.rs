@@ -17,7 +17,8 @@ use datafusion::{
         Column, DFSchema, DFSchemaRef, Result, TableReference,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
-    logical_expr::{Expr, LogicalPlan, execution_props::ExecutionProps, physical_planning_context::PhysicalPlanningContext},
+    logical_expr::{Expr, LogicalPlan, execution_props::ExecutionProps, physical_planning_context::PhysicalPlanningContext, simplify::SimplifyContext},
+    optimizer::simplify_expressions::ExprSimplifier,
     physical_expr::{
         create_physical_expr,
         expressions::{CastExpr, Column as PhysicalColumnExpr},
@@ -45,7 +46,10 @@ struct PhysicalColumn {
 #[derive(Debug, Clone)]
 pub(super) enum KeyedPolicy {
     /// Over rows with a key: the columns of the relation that are it.
-    Allowed { key: Vec<usize>, relation: String },
+    Allowed {
+        key: Vec<usize>,
+        relation: String,
+    },
     Refused,
 }
 
@@ -65,7 +69,8 @@ pub(super) struct Rows {
 impl Rows {
     /// All columns of `schema`, which are those of `logical`.
     pub fn new(logical: DFSchemaRef) -> Self {
-        let physical = logical.iter().enumerate().map(|(i, (qualifier, field))| PhysicalColumn { qualifier: qualifier.cloned(), field: field.clone(), origin: Some(i) });
+        let physical =
+            logical.iter().enumerate().map(|(i, (qualifier, field))| PhysicalColumn { qualifier: qualifier.cloned(), field: field.clone(), origin: Some(i) });
         Self {
             steps: Vec::new(),
             places: (0..logical.fields().len()).map(Place::Physical).collect(),
@@ -134,7 +139,10 @@ impl Rows {
             compiled.push(self.column_expr(kept));
             physical.push(PhysicalColumn { qualifier: None, field, origin: self.keep });
         }
-        let unchanged = compiled.len() == self.physical.len() && compiled.iter().enumerate().all(|(i, e)| column_index(e) == Some(i));
+        // New names are a change too: a batch carries its names.
+        let named_alike = physical.iter().zip(&self.physical).all(|(new, old)| new.field.name() == old.field.name());
+        let in_place = compiled.len() == self.physical.len() && compiled.iter().enumerate().all(|(i, e)| column_index(e) == Some(i));
+        let unchanged = in_place && named_alike;
         self.logical = logical.clone();
         self.places = places;
         self.physical = physical;
@@ -194,7 +202,11 @@ impl Rows {
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        create_physical_expr(expr, &self.physical_dfschema()?, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+        // `COALESCE` and its like exist in their simplified form only.
+        let schema = Arc::new(self.physical_dfschema()?);
+        let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone()).build());
+        let expr = simplifier.simplify(expr.clone())?;
+        create_physical_expr(&expr, &schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
     }
 
     fn physical_dfschema(&self) -> Result<DFSchema> {
@@ -293,11 +305,6 @@ impl Rows {
         Ok(schema)
     }
 
-    /// Columns of several rows side by side, as a join has them.
-    pub fn side_by_side(logical: DFSchemaRef) -> Self {
-        Self::new(logical)
-    }
-
     /// Starts anew from `schema`: the same columns, but these types (a group's text is always `Utf8`), and casts back to what the
     /// plan above was typed with.
     pub fn with_types(mut self, schema: &Schema) -> Self {
@@ -323,8 +330,9 @@ fn column_index(expr: &Compiled) -> Option<usize> {
 }
 
 fn keyed_refused(name: &str) -> SqlError {
-    SqlError::unplaced(format!("`{name}` looks at the rows before of the same key, and cannot stand here"))
-        .hint("it stands in the select list or the `WHERE` of a view without `GROUP BY` and `JOIN` over rows that are never taken back, and not inside of itself")
+    SqlError::unplaced(format!("`{name}` looks at the rows before of the same key, and cannot stand here")).hint(
+        "it stands in the select list or the `WHERE` of a view without `GROUP BY` and `JOIN` over rows that are never taken back, and not inside of itself",
+    )
 }
 
 /// Types that every output knows.

@@ -28,7 +28,10 @@ pub(super) fn plan(statement: RelationStatement, relation: Relation) -> Result<(
     let (time_column, bound_us) = match watermark {
         Some((column, bound_us)) => (Some(time_index(&column, &schema)?), bound_us),
         None if table => (None, 0),
-        None => return Err(SqlError::at(name.place, format!("source `{}` has no time", name.text)).hint("write `WATERMARK FOR t AS t - INTERVAL '5 seconds'` after its columns")),
+        None => {
+            return Err(SqlError::at(name.place, format!("source `{}` has no time", name.text))
+                .hint("write `WATERMARK FOR t AS t - INTERVAL '5 seconds'` after its columns"));
+        }
     };
     let dedup = if table { None } else { dedup(&mut options, &schema)? };
     let spec = SourceSpec {

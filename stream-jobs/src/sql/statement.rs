@@ -19,7 +19,7 @@ pub(super) enum Statement {
     Relation(RelationStatement),
     View(ViewStatement),
     Sink(SinkStatement),
-    Alert(AlertStatement),
+    Alert(Box<AlertStatement>),
 }
 
 /// A name where it was written.
@@ -267,7 +267,7 @@ fn alert(tokens: &Tokens) -> Result<Statement> {
     let raise = condition(tokens, 7, clear.unwrap_or(with))?;
     let clear = clear.map(|from| condition(tokens, from + 2, with)).transpose()?;
     let options = options_at_end(tokens, with)?;
-    Ok(Statement::Alert(AlertStatement { name, view, raise, clear, options }))
+    Ok(Statement::Alert(Box::new(AlertStatement { name, view, raise, clear, options })))
 }
 
 fn condition(tokens: &Tokens, from: usize, to: usize) -> Result<(SqlExpr, Tokens)> {
@@ -290,7 +290,10 @@ fn options_at_end(tokens: &Tokens, index: usize) -> Result<Options> {
     }
 }
 
-fn parse_whole<T>(tokens: &Tokens, parse: impl FnOnce(&mut Parser<'_>) -> std::result::Result<T, datafusion::sql::sqlparser::parser::ParserError>) -> Result<T> {
+fn parse_whole<T>(
+    tokens: &Tokens,
+    parse: impl FnOnce(&mut Parser<'_>) -> std::result::Result<T, datafusion::sql::sqlparser::parser::ParserError>,
+) -> Result<T> {
     debug_assert!(tokens.text.len() <= STATEMENT_BYTES_MAX);
     let mut parser = tokens.parser();
     let parsed = parse(&mut parser).map_err(|e| from_parser(e, tokens))?;

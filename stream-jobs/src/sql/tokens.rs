@@ -40,9 +40,8 @@ pub(super) fn statements(file: &str) -> Result<Vec<Tokens>> {
     if file.len() > FILE_BYTES_MAX {
         return Err(SqlError::at(Location::new(1, 1), format!("the file has {} bytes, at most {FILE_BYTES_MAX} are read", file.len())));
     }
-    let all = Tokenizer::new(&DIALECT, file)
-        .tokenize_with_location()
-        .map_err(|e| SqlError::at(e.location, e.message.replacen("Unterminated", "unterminated", 1)))?;
+    let all =
+        Tokenizer::new(&DIALECT, file).tokenize_with_location().map_err(|e| SqlError::at(e.location, e.message.replacen("Unterminated", "unterminated", 1)))?;
     let mut places = Places::new(file);
     let mut statements = Vec::new();
     let mut current = Vec::new();
@@ -162,8 +161,26 @@ fn check_depth(tokens: &[TokenWithSpan]) -> Result<()> {
 
 fn may_be_called(token: &TokenWithSpan) -> bool {
     const NEVER: [Keyword; 20] = [
-        Keyword::AND, Keyword::OR, Keyword::NOT, Keyword::IN, Keyword::IS, Keyword::LIKE, Keyword::BETWEEN, Keyword::AS, Keyword::ON, Keyword::USING,
-        Keyword::SELECT, Keyword::FROM, Keyword::JOIN, Keyword::WHERE, Keyword::BY, Keyword::HAVING, Keyword::WHEN, Keyword::THEN, Keyword::ELSE, Keyword::WITH,
+        Keyword::AND,
+        Keyword::OR,
+        Keyword::NOT,
+        Keyword::IN,
+        Keyword::IS,
+        Keyword::LIKE,
+        Keyword::BETWEEN,
+        Keyword::AS,
+        Keyword::ON,
+        Keyword::USING,
+        Keyword::SELECT,
+        Keyword::FROM,
+        Keyword::JOIN,
+        Keyword::WHERE,
+        Keyword::BY,
+        Keyword::HAVING,
+        Keyword::WHEN,
+        Keyword::THEN,
+        Keyword::ELSE,
+        Keyword::WITH,
     ];
     matches!(token.token, Token::Word(_)) && !NEVER.contains(&keyword(&token.token))
 }

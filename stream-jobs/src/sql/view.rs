@@ -113,7 +113,8 @@ fn refuse_broadcast(info: &RelationInfo) -> Result<()> {
     if !info.broadcast {
         return Ok(());
     }
-    Err(SqlError::unplaced(format!("`{}` is broadcast: a view over it would come out once for each task", info.name)).hint("broadcast tables can only be joined"))
+    Err(SqlError::unplaced(format!("`{}` is broadcast: a view over it would come out once for each task", info.name))
+        .hint("broadcast tables can only be joined"))
 }
 
 fn missing_key<'a>(names: impl Iterator<Item = &'a str>, of: &str) -> SqlError {
@@ -224,12 +225,10 @@ fn placed<T>(result: datafusion::common::Result<T>, settings: &Settings<'_>) -> 
 }
 
 fn one_view(settings: &Settings<'_>, grouped: &Grouped, rows: Rows, info: RelationInfo) -> Result<Views> {
-    let mut key: Vec<Option<usize>> = grouped.info.key.iter().copied().map(Some).collect();
-    let group = grouped.group.iter().zip(&grouped.group_origins).filter(|(column, _)| !is_bound(column));
-    let mut group: Vec<Option<usize>> = group.map(|(_, origin)| *origin).collect();
-    key.sort_unstable();
-    group.sort_unstable();
-    let by_record_key = matches!(grouped.info.relation, Relation::Source(_)) && key == group;
+    let key = grouped.info.key.iter().copied().map(Some);
+    let group = grouped.group.iter().zip(&grouped.group_origins).filter(|(column, _)| !is_bound(column)).map(|(_, origin)| *origin);
+    // In the order of the record's key, because the columns are read out of its bytes.
+    let by_record_key = matches!(grouped.info.relation, Relation::Source(_)) && key.eq(group);
     let aggregate = placed(grouped.single(by_record_key), settings)?;
     let uses_now = rows.uses_now || grouped.pre.uses_now;
     let spec = spec_of(settings, with_post(aggregate, rows), settings.emit(), &info, uses_now);
@@ -248,15 +247,15 @@ fn split(settings: &Settings<'_>, grouped: &Grouped, window: WindowCall, rows: R
         return Err(error.hint("correct late rows in a view by the key of the source"));
     }
     let partial = placed(grouped.partial(window), settings)?;
-    let keys = partial.group.len();
+    let groups = partial.group.len();
     let partial_spec = ViewSpec {
         name: format!("{}$partial", settings.name),
         emit: Emit::OnWindowClose,
         late: settings.late,
         allowed_lateness_us: 0,
         schema: partial.schema.clone(),
-        key: (0..keys).collect(),
-        time_column: Some(keys - 1),
+        key: (0..groups + 2).filter(|column| *column >= groups || !is_bound(&partial.group[*column])).collect(),
+        time_column: Some(groups + 1),
         partition_key: Vec::new(),
         level: grouped.info.level,
         uses_now: grouped.pre.uses_now,

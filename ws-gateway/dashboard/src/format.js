@@ -7,6 +7,9 @@ const twoDigits = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, m
 const clockTime = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 const dayTime = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
 
+/** Clocks may differ by this much; what lies farther ahead is the end of an open window. */
+const AHEAD_MS = 60_000;
+
 const known = (value) => typeof value === 'number' && Number.isFinite(value);
 
 export const count = (value) => (known(value) ? whole.format(value) : '–');
@@ -48,11 +51,12 @@ export function seconds(time) {
   return time > 1e14 ? time / 1e6 : time > 1e11 ? time / 1e3 : time;
 }
 
-/** The time of day; with its date when that is not today. */
+/** The time of day; with its date when that is not today. The time of a window that is still open is its end: the day is told alone. */
 export function clock(time) {
   const at = seconds(time);
   if (at === null) return '–';
   const date = new Date(at * 1000);
+  if (at * 1000 > Date.now() + AHEAD_MS && date.toDateString() === new Date().toDateString()) return 'today';
   return date.toDateString() === new Date().toDateString() ? clockTime.format(date) : dayTime.format(date);
 }
 

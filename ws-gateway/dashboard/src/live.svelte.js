@@ -8,7 +8,8 @@ import { seconds } from './format.js';
 
 const REPAINT_MS = 200;
 const FEED_MAX = 100;
-const DEMAND_POINTS_MAX = 288;
+/** An hour of windows of ten seconds. */
+const DEMAND_POINTS_MAX = 360;
 /** The two moving plots show this much time. */
 export const WINDOW_S = 180;
 /** Without a sample for this long the line is broken instead of drawn through. */
@@ -132,8 +133,7 @@ async function newToken() {
   }
 }
 
-/** Mean load of the window: as the row says, else from its bytes over five minutes. */
+/** Mean load of the row's window of ten seconds. */
 function loadMbps(row) {
-  if (typeof row.load_mbps === 'number') return row.load_mbps;
-  return typeof row.bytes === 'number' ? (row.bytes * 8) / 300 / 1e6 : null;
+  return typeof row.bytes_10s === 'number' ? (row.bytes_10s * 8) / 10 / 1e6 : null;
 }

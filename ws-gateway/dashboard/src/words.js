@@ -15,10 +15,9 @@ const PHRASES = {
   contract_age_months: (v) => (v < 1 ? 'customer for less than a month' : `customer for ${plural(Math.round(v), 'month', 'months')}`),
   active_days_30d: (v) => `active on ${figure(v)} of 30 days`,
   outage_minutes_30d: (v) => `${plural(Math.round(v), 'minute', 'minutes')} of outage in 30 days`,
-  session_drops_30d: (v) => `${plural(v, 'dropped session', 'dropped sessions')} in 30 days`,
+  session_drops_90d: (v) => (v === 0 ? 'no dropped session in 90 days' : `${plural(v, 'dropped session', 'dropped sessions')} in 90 days`),
   plan_changes_90d: (v) => `${plural(v, 'plan change', 'plan changes')} in 90 days`,
-  price_change: (v) => (v === 0 ? 'price unchanged' : `price ${v > 0 ? 'up' : 'down'} ${percent(v)}`),
-  price_rise_90d: (v) => `price up ${percent(v)}`,
+  price_change_90d: (v) => (v === 0 ? 'price unchanged in 90 days' : `price ${v > 0 ? 'up' : 'down'} ${percent(v)} in 90 days`),
   over_limit_share: (v) => `over the limit ${percent(v)} of the time`,
   nps: (v) => `would recommend: ${figure(v)} of 10`,
   satisfaction: (v) => `satisfaction ${figure(v)}`,
@@ -30,6 +29,7 @@ const PHRASES = {
 };
 
 const SEVERITIES = ['critical', 'error', 'warning', 'info'];
+const KINDS = { churn: 'may leave', anomaly: 'anomaly', outage: 'outage' };
 const ACTIONS = { raise: 'raised', update: 'updated', ack: 'acknowledged', resolve: 'resolved', expire: 'expired' };
 
 /** `impossible_travel` → `Impossible travel` */
@@ -39,6 +39,14 @@ export function title(name) {
 }
 
 export const actionWord = (action) => ACTIONS[action] ?? action ?? '';
+export const kindWord = (kind) => KINDS[kind] ?? kind ?? '';
+
+/** A rule's own sentence: long numbers in it with as many digits as tell something, bytes in their unit. */
+export function summaryText(summary) {
+  return String(summary ?? '')
+    .replace(/\b(\d+) bytes\b/g, (_, n) => bytes(Number(n)))
+    .replace(/(?<![\w.-])\d+\.\d+(?![\w.])/g, (n) => figure(Number(n)));
+}
 
 /** 0 is the gravest; a severity that is not known comes last. */
 export function severityRank(severity) {

@@ -51,7 +51,8 @@ fn nesting_at_the_bound_does_not_overflow_the_stack() {
             assert_eq!(planned, on_small_stack(view(&format!("{}{inner}{}", open.repeat(depth), close.repeat(depth)))).is_ok(), "{depth} of {open}");
         }
     }
-    let subqueries = |depth: usize| format!("CREATE MATERIALIZED VIEW v AS {}SELECT tenant FROM usage{}", "SELECT tenant FROM (".repeat(depth), ") x".repeat(depth));
+    let subqueries =
+        |depth: usize| format!("CREATE MATERIALIZED VIEW v AS {}SELECT tenant FROM usage{}", "SELECT tenant FROM (".repeat(depth), ") x".repeat(depth));
     assert_eq!(on_small_stack(subqueries(31)), Ok(()));
     let chain = |word: &str, count: usize, end: &str| view(&format!("{}{end}", word.repeat(count)));
     assert_eq!(on_small_stack(chain("NOT ", 580, "true")), Ok(()));

@@ -110,6 +110,25 @@ fn a_long_expression_is_evaluated_and_dropped_on_a_small_stack() {
 }
 
 #[test]
+fn a_row_for_which_an_expression_fails_is_null_and_its_neighbours_are_not() {
+    let context = FunctionContext::default();
+    let quotients = evaluate("100 / (b - 7)", &context);
+    assert_eq!(quotients.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [None, None, Some(-12)]);
+    let numbers = evaluate("CAST(CASE WHEN tenant = 'a' THEN '12a' ELSE '12' END AS BIGINT)", &context);
+    assert_eq!(numbers.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [None, Some(12), Some(12)]);
+    let times = evaluate("to_timestamp(COALESCE(tenant, '1970-01-01T00:00:01Z'))", &context);
+    assert_eq!(times.as_primitive::<TimestampMicrosecondType>().iter().collect::<Vec<_>>(), [None, None, Some(1_000_000)]);
+}
+
+#[test]
+fn a_row_that_a_mapping_cannot_map_is_an_error() {
+    let batch = text_batch(&[("price", &[Some("2"), Some("two")])]);
+    let mapping = Mapping::new("SELECT CAST(price AS DOUBLE) AS price FROM input", batch.schema()).unwrap();
+    assert!(mapping.apply(&batch).unwrap_err().to_string().contains("two"));
+    assert_eq!(mapping.apply(&batch.slice(0, 1)).unwrap().1, [0]);
+}
+
+#[test]
 fn a_null_condition_is_false() {
     let schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Boolean, true)]));
     let column: ArrayRef = Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]));
