@@ -326,7 +326,9 @@ impl<'a> TaskLoop<'a> {
         self.appender.drain(self.position.next_offset).await?;
         if self.epochs_run > 0 {
             let frozen = self.task.freeze()?;
-            self.store().write(self.manifest(), frozen).await?;
+            if let Err(e) = self.store().write(self.manifest(), frozen).await {
+                warn!(group = self.setup.group, task = self.setup.partition, error = %e, "snapshot was not written, the log holds everything");
+            }
         }
         info!(group = self.setup.group, task = self.setup.partition, epoch = self.position.epoch, "stopped");
         Ok(())

@@ -93,7 +93,8 @@ impl WindowOperator {
     /// The least window end after `time`: that of the first window in which `time` stands (or that comes after it).
     fn first_end_after(&self, time: i64) -> i64 {
         let base = self.offset() + self.size();
-        (time - base).div_euclid(self.slide()).saturating_add(1).saturating_mul(self.slide()).saturating_add(base)
+        // Before the first close `time` is the least there is.
+        time.saturating_sub(base).div_euclid(self.slide()).saturating_add(1).saturating_mul(self.slide()).saturating_add(base)
     }
 
     /// The end of the last window that holds `time`.
