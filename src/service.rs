@@ -1,6 +1,9 @@
 //! The program in service: engine, gateway, door and metrics over one log. `run` and `demo` both start it.
 
-use crate::engine::{Engine, EngineConfig, EngineError, Totals, chain::{ChainError, ChainFollower}};
+use crate::engine::{
+    Engine, EngineConfig, EngineError, Totals,
+    chain::{ChainError, ChainFollower},
+};
 use anyhow::Context;
 use ingest::{door, log::Log};
 use schemas::{ChainPosition, RoomMessage};
@@ -31,10 +34,18 @@ pub struct Service {
 
 impl Service {
     /// Starts everything; the address is taken first, so that a taken port leaves nothing behind.
-    pub async fn start(engine: EngineConfig, log: Arc<dyn Log>, dir: &Path, listener: TcpListener, gateway: GatewayConfig, stop: CancellationToken) -> anyhow::Result<Self> {
+    pub async fn start(
+        engine: EngineConfig,
+        log: Arc<dyn Log>,
+        dir: &Path,
+        listener: TcpListener,
+        gateway: GatewayConfig,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
         let address = listener.local_addr().context("cannot read the listening address")?;
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
-        let snapshots = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(dir).with_context(|| format!("cannot use `{}` for snapshots", dir.display()))?);
+        let snapshots =
+            Arc::new(object_store::local::LocalFileSystem::new_with_prefix(dir).with_context(|| format!("cannot use `{}` for snapshots", dir.display()))?);
         let rooms_topic = epoch_topic(&rooms_group(&engine.job_name));
         create_topics(log.as_ref(), engine.partitions).await?;
         let engine = Engine::start(engine, Arc::clone(&log), snapshots, stop.clone()).await?;

@@ -18,7 +18,12 @@ use ingest::{EmbeddedLog, log::Log};
 use schemas::{AcceptedEpoch, ChainPosition, NewRecord, OutputKind};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, io::Write, path::Path, sync::Arc, time::Duration};
-use stream_jobs::{plan::{Job, SourceSpec}, rooms::JsonRows, task::{epoch_topic, level_group}, upstream::read_rows};
+use stream_jobs::{
+    plan::{Job, SourceSpec},
+    rooms::JsonRows,
+    task::{epoch_topic, level_group},
+    upstream::read_rows,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Rows that are converted and appended at a time.
@@ -232,7 +237,11 @@ impl<'a> Printer<'a> {
                 match (&mut self.standing, &delta.ops) {
                     (Some(standing), Some(ops)) => {
                         let key = key_of(&self.key, &value);
-                        if ops[row].adds() { standing.insert(key, value) } else { standing.remove(&key) };
+                        if ops[row].adds() {
+                            standing.insert(key, value)
+                        } else {
+                            standing.remove(&key)
+                        };
                     }
                     (Some(standing), None) => {
                         standing.insert(format!("{:020}", standing.len()), value);

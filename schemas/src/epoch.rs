@@ -231,7 +231,8 @@ impl EpochRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, EpochDecodeError> {
         let (header, bodies) = Self::parts(bytes)?;
         let header: EpochHeader = serde_json::from_slice(header)?;
-        let bodies = if bodies.is_empty() { Vec::new() } else { lz4_flex::decompress_size_prepended(bodies).map_err(|e| EpochDecodeError::Lz4(e.to_string()))? };
+        let bodies =
+            if bodies.is_empty() { Vec::new() } else { lz4_flex::decompress_size_prepended(bodies).map_err(|e| EpochDecodeError::Lz4(e.to_string()))? };
         let mut outputs = Vec::with_capacity(header.outputs.len());
         let mut at = 0;
         for o in &header.outputs {

@@ -25,7 +25,10 @@ macro_rules! integers {
         } else {
             for v in a.iter() {
                 match v {
-                    Some(v) => { $hash.update(&[1]); $hash.update(&v.to_le_bytes()); }
+                    Some(v) => {
+                        $hash.update(&[1]);
+                        $hash.update(&v.to_le_bytes());
+                    }
                     None => $hash.update(&[0]),
                 }
             }

@@ -1,6 +1,10 @@
 //! Room messages: what a room task emits and every gateway serves, with one dense offset a room.
 
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, UInt64Array, cast::AsArray, types::{Int64Type, UInt64Type}};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, UInt64Array,
+    cast::AsArray,
+    types::{Int64Type, UInt64Type},
+};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use std::sync::Arc;
 
@@ -68,7 +72,8 @@ impl RoomMessage {
             return Err(ArrowError::SchemaError(format!("room messages have the columns {:?}", batch.schema().fields())));
         }
         let text = |i: usize| batch.column(i).as_string::<i32>();
-        let (offset, time, appended) = (batch.column(3).as_primitive::<UInt64Type>(), batch.column(7).as_primitive::<Int64Type>(), batch.column(8).as_primitive::<Int64Type>());
+        let (offset, time, appended) =
+            (batch.column(3).as_primitive::<UInt64Type>(), batch.column(7).as_primitive::<Int64Type>(), batch.column(8).as_primitive::<Int64Type>());
         let (state, removed) = (batch.column(2).as_boolean(), batch.column(5).as_boolean());
         Ok((0..batch.num_rows())
             .map(|i| Self {

@@ -1,12 +1,16 @@
 //! A client of the demo's own gateway, over a real socket: it subscribes like the page does and measures, from the append of the
 //! event that caused a message to the frame in its hands.
 
+use super::story::TENANT;
 use anyhow::{Context, bail};
 use futures_util::{SinkExt, StreamExt};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
-use std::{net::SocketAddr, sync::{Arc, Mutex, PoisonError}, time::Instant};
-use super::story::TENANT;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;

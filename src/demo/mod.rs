@@ -17,8 +17,13 @@ use anyhow::Context;
 use ingest::{EmbeddedConfig, EmbeddedLog, log::Log};
 use report::Report;
 use schemas::{NewRecord, event::event_type};
-use std::{collections::BTreeMap, path::{Path, PathBuf}, sync::Arc, time::{Duration, Instant, SystemTime}};
-use story::{DemoEvent, Story, SUBSCRIBERS_DEFAULT, TENANT};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use story::{DemoEvent, SUBSCRIBERS_DEFAULT, Story, TENANT};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use ws_gateway::{Claims, DemoSession, GatewayConfig, Role};
@@ -35,12 +40,16 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     let started = Instant::now();
     let listener = TcpListener::bind(("127.0.0.1", args.port)).await.with_context(|| format!("cannot listen on `127.0.0.1:{}`", args.port))?;
     let kept = Folder::new(args.dir.as_deref())?;
-    let log = EmbeddedLog::open(&kept.path().join("log"), EmbeddedConfig::default()).with_context(|| format!("cannot open the log in `{}`", kept.path().display()))?;
+    let log = EmbeddedLog::open(&kept.path().join("log"), EmbeddedConfig::default())
+        .with_context(|| format!("cannot open the log in `{}`", kept.path().display()))?;
     if log.topics().await?.iter().any(|t| t.name == "usage.v1") {
         anyhow::bail!("`{}` holds the log of an earlier demo; name another `--dir`", kept.path().display());
     }
     let address = listener.local_addr()?;
-    crate::commands::print(format!("headend demo on http://{address}\nthe operator `{TENANT}`, its {SUBSCRIBERS_DEFAULT} subscribers and their past are generated from seed {}", args.seed))?;
+    crate::commands::print(format!(
+        "headend demo on http://{address}\nthe operator `{TENANT}`, its {SUBSCRIBERS_DEFAULT} subscribers and their past are generated from seed {}",
+        args.seed
+    ))?;
     let now_us = now_us();
     let seed = args.seed;
     let story = Arc::new(tokio::task::spawn_blocking(move || Story::new(seed, now_us, SUBSCRIBERS_DEFAULT)).await?);
@@ -49,7 +58,13 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     tracing::info!(file = %file.display(), auc = model.metrics.auc, brier = model.metrics.brier, rows = model.metrics.n, "churn model trained on the generated past");
     let secret = format!("{:032x}{:032x}", rand_like(seed, now_us), rand_like(now_us as u64, seed as i64));
     let gateway = GatewayConfig { demo_session: Some(DemoSession::new(TENANT, "demo", Role::Admin)), ..GatewayConfig::new(secret.clone()) };
-    let engine = EngineConfig { models: BTreeMap::from([("churn".to_owned(), Arc::new(model))]), partitions: PARTITIONS, rooms: true, sink_dir: Some(kept.path().to_owned()), ..EngineConfig::new("operator", JOB) };
+    let engine = EngineConfig {
+        models: BTreeMap::from([("churn".to_owned(), Arc::new(model))]),
+        partitions: PARTITIONS,
+        rooms: true,
+        sink_dir: Some(kept.path().to_owned()),
+        ..EngineConfig::new("operator", JOB)
+    };
     let live_stop = stop.child_token();
     let mut report = Report::default();
     // The past first and the tasks then: they take it in a few large cuts, and tell what stands at the end of it.

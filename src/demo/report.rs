@@ -3,12 +3,15 @@
 use super::client::Meter;
 use crate::engine::{Totals, chain::ChainFollower};
 use anyhow::Context;
+use arrow_array::cast::AsArray;
 use hdrhistogram::Histogram;
 use ingest::log::Log;
-use schemas::{ChainPosition, OutputKind, alert::{Action, AlertEvent}};
+use schemas::{
+    ChainPosition, OutputKind,
+    alert::{Action, AlertEvent},
+};
 use serde::Serialize;
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
-use arrow_array::cast::AsArray;
 use stream_jobs::task::{epoch_topic, level_group};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

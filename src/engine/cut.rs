@@ -4,8 +4,14 @@
 //! still has something to say waits for it. A cut takes at most one batch of each input, as its feed made it,
 //! up to the row limit: batches grow by themselves under load.
 
-use super::{TaskError, feed::{Fed, Feed}};
-use std::{collections::VecDeque, time::{Duration, Instant}};
+use super::{
+    TaskError,
+    feed::{Fed, Feed},
+};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 use stream_jobs::task::{Content, EpochInput, InputCut};
 
 /// One hour of event time.

@@ -2,10 +2,16 @@
 //! processing overlap and a slow task holds its reader back.
 
 use super::TaskError;
-use ingest::{SourceDecoder, log::{Log, LogReader}};
+use ingest::{
+    SourceDecoder,
+    log::{Log, LogReader},
+};
 use schemas::{EpochRecord, Record};
 use std::{sync::Arc, time::Duration};
-use stream_jobs::{plan::SourceSpec, task::{Content, InputSpec, epoch_topic}};
+use stream_jobs::{
+    plan::SourceSpec,
+    task::{Content, InputSpec, epoch_topic},
+};
 use tokio::sync::{Notify, mpsc};
 
 /// Bytes read at a time: enough for a full cut of small events.

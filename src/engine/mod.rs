@@ -32,7 +32,9 @@ pub enum TaskError {
     InputGone { from: u64, to: u64, end: u64 },
     #[error("epoch {epoch} of `{group}/{task}` came out differently when it was run again: {found}, recorded {recorded}; this is a bug, nothing was written")]
     Diverged { group: String, task: u32, epoch: u64, found: String, recorded: String },
-    #[error("`{group}/{task}` was recorded by other versions ({recorded}, now {running}) and comes out differently; start a new directory or restore the old version")]
+    #[error(
+        "`{group}/{task}` was recorded by other versions ({recorded}, now {running}) and comes out differently; start a new directory or restore the old version"
+    )]
     OtherVersion { group: String, task: u32, recorded: String, running: String },
     #[error("lost the task: a foreign record stands at `{topic}/{partition}@{offset}`")]
     Fenced { topic: String, partition: u32, offset: u64 },

@@ -1,6 +1,10 @@
 //! Recovery: the newest snapshot that verifies, then every accepted epoch after it, run again and compared.
 
-use super::{TaskError, Totals, feed::InputReader, task_loop::{Counted, TaskSetup}};
+use super::{
+    TaskError, Totals,
+    feed::InputReader,
+    task_loop::{Counted, TaskSetup},
+};
 use ingest::log::Log;
 use schemas::{AcceptedEpoch, ChainPosition, EpochKind, Versions, epoch::output_hash};
 use std::{sync::Arc, time::Duration};
@@ -68,10 +72,18 @@ async fn from_snapshot(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, 
                 task.restore(parts)?;
                 return Ok(Recovered { task, position: manifest.position, inputs: manifest.inputs, told: super::task_loop::Told::default() });
             }
-            Ok((manifest, _)) => warn!(group = setup.group, task = setup.partition, epoch = manifest.position.epoch, "snapshot is not on the accepted chain, passed over"),
+            Ok((manifest, _)) => {
+                warn!(group = setup.group, task = setup.partition, epoch = manifest.position.epoch, "snapshot is not on the accepted chain, passed over")
+            }
             Err(SnapshotError::Damaged { file, reason }) => {
                 Totals::add(&totals.damaged_snapshots, 1);
-                error!(group = setup.group, task = setup.partition, file, reason, "snapshot is damaged, passed over: the one before it and the log fill the rest");
+                error!(
+                    group = setup.group,
+                    task = setup.partition,
+                    file,
+                    reason,
+                    "snapshot is damaged, passed over: the one before it and the log fill the rest"
+                );
             }
             Err(e) => return Err(e.into()),
         }
@@ -122,7 +134,13 @@ async fn run_again(setup: &TaskSetup, recovered: &mut Recovered, epoch: &Accepte
         if header.versions != setup.versions {
             return Err(other_version(setup, &header.versions));
         }
-        return Err(TaskError::Diverged { group: setup.group.clone(), task: setup.partition, epoch: header.epoch, found, recorded: header.output_hash.clone() });
+        return Err(TaskError::Diverged {
+            group: setup.group.clone(),
+            task: setup.partition,
+            epoch: header.epoch,
+            found,
+            recorded: header.output_hash.clone(),
+        });
     }
     recovered.told = super::task_loop::Told { watermark: output.watermark, watermarks: output.watermarks };
     Totals::add(&totals.verified, 1);

@@ -8,7 +8,15 @@ use super::{
 use ingest::log::{Log, LogError, TopicSpec};
 use object_store::ObjectStore;
 use schemas::{ChainPosition, Versions};
-use std::{collections::BTreeMap, path::PathBuf, sync::{Arc, atomic::{AtomicI64, Ordering}}, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 use stream_jobs::{
     plan::Job,
     rooms::{RoomsTask, rooms_group},
@@ -78,7 +86,8 @@ impl EngineConfig {
 
     /// Topics that the job needs: its sources', and those of its epochs.
     pub fn topics(&self, job: &Job) -> Vec<TopicSpec> {
-        let mut topics: Vec<TopicSpec> = job.sources.iter().map(|s| TopicSpec { name: s.topic.clone(), partitions: self.partitions, compacted: s.table }).collect();
+        let mut topics: Vec<TopicSpec> =
+            job.sources.iter().map(|s| TopicSpec { name: s.topic.clone(), partitions: self.partitions, compacted: s.table }).collect();
         topics.dedup_by(|a, b| a.name == b.name);
         for level in levels(job) {
             topics.push(TopicSpec { name: epoch_topic(&level_group(&job.name, level)), partitions: self.level_partitions().of(level), compacted: false });
@@ -136,7 +145,8 @@ impl Engine {
         let partitions = config.level_partitions();
         for level in levels(&job) {
             for partition in 0..partitions.of(level) {
-                let setup = setup(&config, &job, &log, &snapshots, level_group(&job.name, level), partition, level == 1, build_level(&config, level, partition));
+                let setup =
+                    setup(&config, &job, &log, &snapshots, level_group(&job.name, level), partition, level == 1, build_level(&config, level, partition));
                 let (totals, stop) = (Arc::clone(&totals), stop.clone());
                 work.spawn(async move { Ok(task_loop::run(setup, totals, stop).await?) });
             }
@@ -171,7 +181,16 @@ impl Engine {
 }
 
 #[expect(clippy::too_many_arguments, reason = "one place where a task's setup is put together")]
-fn setup(config: &EngineConfig, job: &Arc<Job>, log: &Arc<dyn Log>, snapshots: &Arc<dyn ObjectStore>, group: String, partition: u32, counts_rows: bool, build: BuildTask) -> TaskSetup {
+fn setup(
+    config: &EngineConfig,
+    job: &Arc<Job>,
+    log: &Arc<dyn Log>,
+    snapshots: &Arc<dyn ObjectStore>,
+    group: String,
+    partition: u32,
+    counts_rows: bool,
+    build: BuildTask,
+) -> TaskSetup {
     TaskSetup {
         group,
         partition,
@@ -221,7 +240,14 @@ fn build_rooms(config: &EngineConfig) -> BuildTask {
 }
 
 /// One loop per sink and task of its view's level; each keeps its own cursor, so a slow one holds nobody back.
-fn start_sinks(job: &Job, log: &Arc<dyn Log>, partitions: Partitions, dir: &std::path::Path, work: &mut JoinSet<Result<(), EngineError>>, stop: &CancellationToken) -> Result<(), StartError> {
+fn start_sinks(
+    job: &Job,
+    log: &Arc<dyn Log>,
+    partitions: Partitions,
+    dir: &std::path::Path,
+    work: &mut JoinSet<Result<(), EngineError>>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
     for spec in job.sinks.iter().filter(|s| s.connector != "room") {
         let view = &job.views[spec.view];
         for task in 0..partitions.of(view.level) {

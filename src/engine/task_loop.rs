@@ -13,8 +13,18 @@ use super::{
 };
 use ingest::log::{Log, Ownership};
 use object_store::ObjectStore;
-use schemas::{ChainPosition, Counters, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, NewRecord, Versions, epoch::{EPOCH_RECORD_BYTES_MAX, output_hash}};
-use std::{collections::BTreeMap, sync::{Arc, atomic::{AtomicBool, AtomicU64, Ordering}}, time::{Duration, Instant, SystemTime}};
+use schemas::{
+    ChainPosition, Counters, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, NewRecord, Versions,
+    epoch::{EPOCH_RECORD_BYTES_MAX, output_hash},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
 use stream_jobs::{
     ops::OpError,
     plan::SourceSpec,
@@ -218,6 +228,8 @@ impl<'a> TaskLoop<'a> {
             last_cut = Instant::now();
             self.epoch().await?;
             if self.setup.crash_every.is_some_and(|n| self.epochs_run >= n) {
+                // At least one record must land between two crashes, or none would ever get further.
+                self.appender.first_landed().await;
                 return Err(TaskError::Crash);
             }
         }
@@ -344,6 +356,8 @@ struct Sent {
 
 /// Appends records in order; what waits while one append is on its way goes with the next.
 struct Appender {
+    /// Where this ownership's first record goes.
+    start: u64,
     queue: mpsc::Sender<Sent>,
     /// Next offset after the last record that landed.
     landed: watch::Receiver<u64>,
@@ -375,7 +389,7 @@ impl Appender {
             }
             Ok(())
         });
-        Self { queue, landed, worker, failed }
+        Self { start: next_offset, queue, landed, worker, failed }
     }
 
     fn check(&mut self) -> Result<(), TaskError> {
@@ -388,6 +402,12 @@ impl Appender {
             self.check()?;
         }
         Ok(())
+    }
+
+    /// Waits until a record of this ownership has landed, or the appender has failed.
+    async fn first_landed(&mut self) {
+        let start = self.start;
+        let _ = self.landed.wait_for(|next| *next > start).await;
     }
 
     async fn drain(&mut self, next_offset: u64) -> Result<(), TaskError> {

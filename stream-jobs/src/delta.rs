@@ -1,9 +1,6 @@
 //! What one node of a job hands to the next in an epoch: rows that are appended, or changes of keyed rows.
 
-use crate::{
-    plan::Step,
-    steps,
-};
+use crate::{plan::Step, steps};
 use arrow_array::{Array, BinaryArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
 use arrow_select::{concat::concat_batches, filter::filter_record_batch, take::take_record_batch};
@@ -87,7 +84,12 @@ impl Delta {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.batch.num_rows() == 0 && self.gone.as_ref().is_none_or(|g| g.times.is_empty())
+        self.batch.num_rows() == 0
+    }
+
+    /// No rows, and nobody fell silent.
+    pub fn is_quiet(&self) -> bool {
+        self.is_empty() && self.gone.as_ref().is_none_or(|g| g.times.is_empty())
     }
 
     pub fn op(&self, row: usize) -> Op {
@@ -124,10 +126,10 @@ impl Delta {
 
     /// `other` after `self`; both of one schema and kind. Origins are not kept.
     pub fn concat(mut self, other: Self) -> Result<Self, DataFusionError> {
-        if self.is_empty() {
+        if self.is_quiet() {
             return Ok(other);
         }
-        if other.is_empty() {
+        if other.is_quiet() {
             return Ok(self);
         }
         self.batch = concat_batches(&self.batch.schema(), [&self.batch, &other.batch])?;
@@ -139,10 +141,32 @@ impl Delta {
         self.times.extend(other.times);
         self.origin = None;
         self.gone = match (self.gone, other.gone) {
-            (Some(a), Some(b)) => Some(Gone { batch: concat_batches(&a.batch.schema(), [&a.batch, &b.batch])?, times: a.times.into_iter().chain(b.times).collect() }),
+            (Some(a), Some(b)) => {
+                Some(Gone { batch: concat_batches(&a.batch.schema(), [&a.batch, &b.batch])?, times: a.times.into_iter().chain(b.times).collect() })
+            }
             (a, b) => a.or(b),
         };
         Ok(self)
+    }
+
+    /// Without the updates that leave a row as it was: a projection may not show what has changed.
+    pub fn without_idle_updates(self) -> Result<Self, DataFusionError> {
+        let Some(ops) = &self.ops else { return Ok(self) };
+        let idle = |i: usize| ops[i] == Op::UpdateBefore && ops.get(i + 1) == Some(&Op::UpdateAfter) && same_row(&self.batch, i, &self.batch, i + 1);
+        let mut kept = Vec::with_capacity(ops.len());
+        let mut row = 0;
+        while row < ops.len() {
+            if idle(row) {
+                row += 2;
+                continue;
+            }
+            kept.push(row);
+            row += 1;
+        }
+        if kept.len() == ops.len() {
+            return Ok(self);
+        }
+        Ok(Self { gone: self.gone.clone(), ..self.take(&kept)? })
     }
 
     /// The same rows with other columns.
@@ -155,7 +179,7 @@ impl Delta {
         let mut delta = self;
         for step in plan {
             delta = match step {
-                Step::Filter(expr) if delta.len() == 0 => {
+                Step::Filter(expr) if delta.is_empty() => {
                     let _ = expr;
                     delta
                 }

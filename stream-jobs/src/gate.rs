@@ -69,7 +69,10 @@ impl Gate {
 
     /// A copy for a snapshot.
     pub fn pieces(&self) -> GatePieces {
-        GatePieces { released: self.released, held: self.held.iter().flat_map(|(tick, rows)| rows.iter().map(|(input, d)| (*tick, *input, d.clone()))).collect() }
+        GatePieces {
+            released: self.released,
+            held: self.held.iter().flat_map(|(tick, rows)| rows.iter().map(|(input, d)| (*tick, *input, d.clone()))).collect(),
+        }
     }
 
     pub fn restore(&mut self, pieces: &mut Pieces) -> Result<(), StateError> {
@@ -99,7 +102,7 @@ impl GatePieces {
     pub fn add_to(self, pieces: &mut Pieces) -> Result<(), StateError> {
         pieces.batches.push(("gate.released".to_owned(), crate::ops::single_column("released", Arc::new(Int64Array::from(vec![self.released])))?));
         for (tick, input, delta) in self.held {
-            if delta.len() == 0 {
+            if delta.is_empty() {
                 continue;
             }
             let n = delta.len();
@@ -112,7 +115,10 @@ impl GatePieces {
                 Arc::new(UInt64Array::from(vec![input as u64; n])),
             ]);
             let mut fields: Vec<Field> = delta.batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
-            fields.extend([("__time", DataType::Int64), ("__op", DataType::Utf8), ("__tick", DataType::Int64), ("__input", DataType::UInt64)].map(|(n, t)| Field::new(n, t, true)));
+            fields.extend(
+                [("__time", DataType::Int64), ("__op", DataType::Utf8), ("__tick", DataType::Int64), ("__input", DataType::UInt64)]
+                    .map(|(n, t)| Field::new(n, t, true)),
+            );
             pieces.batches.push(("gate".to_owned(), RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?));
         }
         Ok(())

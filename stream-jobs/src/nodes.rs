@@ -18,7 +18,10 @@ use crate::{
     upstream::write_rows,
 };
 use arrow_schema::SchemaRef;
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The tick of `now()` in a view that names none.
 const NOW_TICK_US: i64 = 3_600_000_000;
@@ -67,7 +70,14 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    pub fn build(job: &Arc<Job>, level: u8, partition: u32, partitions: Partitions, wanted: &[String], set_now: Arc<dyn Fn(i64) + Send + Sync>) -> Result<Self, OpError> {
+    pub fn build(
+        job: &Arc<Job>,
+        level: u8,
+        partition: u32,
+        partitions: Partitions,
+        wanted: &[String],
+        set_now: Arc<dyn Fn(i64) + Send + Sync>,
+    ) -> Result<Self, OpError> {
         let route = (level > 1).then_some(Route { partition, partitions: partitions.of(level) });
         let mut nodes = Vec::new();
         for (i, view) in job.views.iter().enumerate().filter(|(_, v)| v.level == level) {

@@ -91,7 +91,10 @@ impl Outbox {
     }
 
     pub fn pieces(&self) -> Result<Pieces, StateError> {
-        let meta = Meta { waiting: self.waiting.iter().map(|w| (w.output.name.clone(), w.output.kind, w.hold.clone())).collect(), watermarks: self.watermarks.clone() };
+        let meta = Meta {
+            waiting: self.waiting.iter().map(|w| (w.output.name.clone(), w.output.kind, w.hold.clone())).collect(),
+            watermarks: self.watermarks.clone(),
+        };
         Ok(Pieces {
             meta: serde_json::to_value(meta).map_err(StateError::Meta)?,
             batches: self.waiting.iter().map(|w| ("rows".to_owned(), w.output.batch.clone())).collect(),

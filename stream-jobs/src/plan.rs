@@ -57,10 +57,17 @@ pub enum Relation {
 pub enum Step {
     Filter(Expr),
     /// Output columns in order, with the schema of the result.
-    Project { exprs: Vec<Expr>, schema: SchemaRef },
+    Project {
+        exprs: Vec<Expr>,
+        schema: SchemaRef,
+    },
     /// Appends one column per function: functions with a state per key (`prev`, `robust_z`, `percent_rank`). `key`: the columns
     /// of the step's input that make the key of the history (window columns apart).
-    Keyed { functions: Vec<KeyedCall>, key: Vec<usize>, schema: SchemaRef },
+    Keyed {
+        functions: Vec<KeyedCall>,
+        key: Vec<usize>,
+        schema: SchemaRef,
+    },
 }
 
 #[derive(Debug, Clone)]

@@ -126,7 +126,16 @@ impl RoomsTask {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one row of one sink, with the facts of its epoch")]
-    fn row(&mut self, sink: &RoomSink, delta: &Delta, rows: &JsonRows<'_>, row: usize, now_ms: i64, appended_us: Option<i64>, messages: &mut Vec<RoomMessage>) -> Result<(), OpError> {
+    fn row(
+        &mut self,
+        sink: &RoomSink,
+        delta: &Delta,
+        rows: &JsonRows<'_>,
+        row: usize,
+        now_ms: i64,
+        appended_us: Option<i64>,
+        messages: &mut Vec<RoomMessage>,
+    ) -> Result<(), OpError> {
         let op = delta.op(row);
         if op == crate::delta::Op::UpdateBefore {
             return Ok(());
@@ -147,7 +156,9 @@ impl RoomsTask {
     }
 
     fn alerts(&mut self, batch: &RecordBatch, now_ms: i64, appended_us: Option<i64>, messages: &mut Vec<RoomMessage>) -> Result<(), OpError> {
-        let text = |name: &str| batch.column_by_name(name).map(|c| c.as_string::<i32>().clone()).ok_or_else(|| OpError::Broken(format!("alerts have no column `{name}`")));
+        let text = |name: &str| {
+            batch.column_by_name(name).map(|c| c.as_string::<i32>().clone()).ok_or_else(|| OpError::Broken(format!("alerts have no column `{name}`")))
+        };
         let (ids, actions, tenants, rooms, events) = (text("alert_id")?, text("action")?, text("tenant")?, text("rooms")?, text("event")?);
         let by_event = batch.column_by_name("by_event").map(|c| c.as_boolean().clone());
         for row in 0..batch.num_rows() {
@@ -156,10 +167,26 @@ impl RoomsTask {
             let data = events.value(row).to_owned();
             let over = matches!(actions.value(row), "resolve" | "expire");
             let state = if over { "null".to_owned() } else { data.clone() };
-            let open = Draft { room: format!("alerts:{tenant}"), tenant: tenant.clone(), kind: RoomKind::State, key: ids.value(row).to_owned(), removed: over, data: state, appended_us: caused };
+            let open = Draft {
+                room: format!("alerts:{tenant}"),
+                tenant: tenant.clone(),
+                kind: RoomKind::State,
+                key: ids.value(row).to_owned(),
+                removed: over,
+                data: state,
+                appended_us: caused,
+            };
             self.message(open, now_ms, messages);
             for room in rooms.value(row).split('\n').filter(|r| !r.is_empty()) {
-                let told = Draft { room: room.to_owned(), tenant: tenant.clone(), kind: RoomKind::Stream, key: String::new(), removed: false, data: data.clone(), appended_us: caused };
+                let told = Draft {
+                    room: room.to_owned(),
+                    tenant: tenant.clone(),
+                    kind: RoomKind::Stream,
+                    key: String::new(),
+                    removed: false,
+                    data: data.clone(),
+                    appended_us: caused,
+                };
                 self.message(told, now_ms, messages);
             }
         }
@@ -199,7 +226,11 @@ impl RoomsTask {
         self.state.lag_ms = 0;
         for tenant in self.state.tenants.clone() {
             let room = format!("stats:{tenant}");
-            self.message(Draft { room, tenant, kind: RoomKind::State, key: "engine".to_owned(), removed: false, data: data.clone(), appended_us: None }, now_ms, messages);
+            self.message(
+                Draft { room, tenant, kind: RoomKind::State, key: "engine".to_owned(), removed: false, data: data.clone(), appended_us: None },
+                now_ms,
+                messages,
+            );
         }
     }
 }

@@ -9,7 +9,10 @@ use arrow_array::{Array, BooleanArray, Int64Array, RecordBatch, UInt64Array, cas
 use datafusion::error::DataFusionError;
 use schemas::{Counters, DeadLetter, DeadReason, Record, SourceBatch};
 use serde::{Deserialize, Serialize};
-use std::{collections::{BTreeMap, HashMap}, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 const US_PER_MS: i64 = 1_000;
@@ -62,7 +65,15 @@ impl SourceState {
     }
 
     /// Takes the decoded records of a cut. `records` are the raw ones, for the bytes of dead letters.
-    pub fn absorb(&mut self, batch: SourceBatch, records: &[Record], now_ms: i64, caught_up: bool, counters: &mut Counters, dead: &mut Vec<DeadLetter>) -> Result<Delta, DataFusionError> {
+    pub fn absorb(
+        &mut self,
+        batch: SourceBatch,
+        records: &[Record],
+        now_ms: i64,
+        caught_up: bool,
+        counters: &mut Counters,
+        dead: &mut Vec<DeadLetter>,
+    ) -> Result<Delta, DataFusionError> {
         self.progress.caught_up = caught_up;
         let rows = batch.rows.num_rows();
         counters.rows_in += rows as u64;
@@ -76,7 +87,13 @@ impl SourceState {
         if batch.end_of_source.is_some() {
             self.progress.ended = true;
         }
-        let origin = Origin { topic: Arc::from(batch.topic.as_str()), partition: batch.partition, keys: batch.keys, offsets: batch.offsets.values().to_vec(), watermarks };
+        let origin = Origin {
+            topic: Arc::from(batch.topic.as_str()),
+            partition: batch.partition,
+            keys: batch.keys,
+            offsets: batch.offsets.values().to_vec(),
+            watermarks,
+        };
         let ops = self.spec.table.then(|| {
             let deleted = |i: usize| batch.tombstones.as_ref().is_some_and(|t| t.value(i));
             (0..rows).map(|i| if deleted(i) { Op::Delete } else { Op::Insert }).collect()

@@ -29,6 +29,7 @@ pub struct InputCut {
     pub content: Content,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one an input and epoch, never kept in numbers")]
 pub enum Content {
     Nothing,
     /// Decoded records of a source, and the raw ones for the bytes of dead letters.
@@ -96,6 +97,13 @@ impl Partitions {
     }
 }
 
+/// What the inputs of an epoch hand to the views.
+struct Absorbed {
+    flows: BTreeMap<Input, Flow>,
+    appended_us: Option<i64>,
+    dead: Vec<DeadLetter>,
+}
+
 /// The views of one level, over one partition.
 pub struct LevelTask {
     inputs: Vec<InputSpec>,
@@ -107,7 +115,14 @@ pub struct LevelTask {
 
 impl LevelTask {
     /// `wanted` names views that must leave the task beside those that sinks and other levels read.
-    pub fn new(job: &Arc<Job>, level: u8, partition: u32, partitions: Partitions, wanted: &[String], set_now: Arc<dyn Fn(i64) + Send + Sync>) -> Result<Self, OpError> {
+    pub fn new(
+        job: &Arc<Job>,
+        level: u8,
+        partition: u32,
+        partitions: Partitions,
+        wanted: &[String],
+        set_now: Arc<dyn Fn(i64) + Send + Sync>,
+    ) -> Result<Self, OpError> {
         let nodes = Nodes::build(job, level, partition, partitions, wanted, set_now)?;
         let mut inputs = Vec::new();
         let mut sources = BTreeMap::new();
@@ -127,7 +142,7 @@ impl LevelTask {
         Ok(Self { inputs, sources, upstreams, nodes, outbox: Outbox::default() })
     }
 
-    fn absorb(&mut self, input: EpochInput, effects: &mut Effects) -> Result<(BTreeMap<Input, Flow>, Option<i64>, Vec<DeadLetter>), OpError> {
+    fn absorb(&mut self, input: EpochInput, effects: &mut Effects) -> Result<Absorbed, OpError> {
         let mut flows: BTreeMap<Input, Flow> = BTreeMap::new();
         let mut dead = Vec::new();
         let mut appended_us: Option<i64> = None;
@@ -153,7 +168,7 @@ impl LevelTask {
                 }
             }
         }
-        Ok((flows, appended_us, dead))
+        Ok(Absorbed { flows, appended_us, dead })
     }
 
     /// The sources that carry the watermark: a table holds nobody back, unless there is nothing else.
@@ -200,7 +215,7 @@ impl Task for LevelTask {
         let mut effects = Effects::default();
         let now_ms = input.now_ms;
         let before = self.outbox.watermark();
-        let (mut flows, appended_us, dead) = self.absorb(input, &mut effects)?;
+        let Absorbed { mut flows, appended_us, dead } = self.absorb(input, &mut effects)?;
         let source_watermarks = self.source_watermarks(now_ms);
         let watermark = self.watermark_of(&source_watermarks, now_ms);
         let upstreams = &self.upstreams;

@@ -12,9 +12,16 @@ use crate::{
     steps,
 };
 use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array, cast::AsArray, types::*};
-use arrow_cast::{cast, display::{ArrayFormatter, FormatOptions}};
+use arrow_cast::{
+    cast,
+    display::{ArrayFormatter, FormatOptions},
+};
 use arrow_schema::{DataType, Field, Schema};
-use schemas::{Output, OutputKind, alert::{Action, AlertEvent, Entity, Reason, Threshold, Window}, clock::rfc3339};
+use schemas::{
+    Output, OutputKind,
+    alert::{Action, AlertEvent, Entity, Reason, Threshold, Window},
+    clock::rfc3339,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 use xxhash_rust::xxh3::Xxh3;
@@ -91,10 +98,10 @@ impl AlertOperator {
     }
 
     pub fn process(&mut self, context: &Context<'_>, delta: &Delta, raised: &mut Raised) -> Result<(), OpError> {
-        if delta.len() > 0 {
+        if !delta.is_empty() {
             let raise = steps::filter_mask(&self.rule.raise, &delta.batch)?;
             let clear = self.rule.clear.as_ref().map(|c| steps::filter_mask(c, &delta.batch)).transpose()?;
-            let rows = RowReader::new(&delta.batch, self.rule.score_column, self.window)?;
+            let rows = RowReader { watermark: context.watermark, ..RowReader::new(&delta.batch, self.rule.score_column, self.window)? };
             for row in 0..delta.len() {
                 self.row(delta, row, &raise, clear.as_ref(), &rows, raised)?;
             }
@@ -105,8 +112,16 @@ impl AlertOperator {
         Ok(())
     }
 
-    fn row(&mut self, delta: &Delta, row: usize, raise: &BooleanArray, clear: Option<&BooleanArray>, rows: &RowReader<'_>, raised: &mut Raised) -> Result<(), OpError> {
-        let (op, time) = (delta.op(row), delta.times[row]);
+    fn row(
+        &mut self,
+        delta: &Delta,
+        row: usize,
+        raise: &BooleanArray,
+        clear: Option<&BooleanArray>,
+        rows: &RowReader<'_>,
+        raised: &mut Raised,
+    ) -> Result<(), OpError> {
+        let (op, time) = (delta.op(row), rows.time_of(delta, row));
         if op == Op::UpdateBefore {
             return Ok(());
         }
@@ -137,7 +152,8 @@ impl AlertOperator {
         if !self.state.open.contains_key(&entity) {
             let number = self.state.episodes.get(&entity).map_or(1, |n| n + 1);
             let phase = Phase::Pending { since: time };
-            let episode = Episode { phase, number, revision: 0, raising: BTreeMap::new(), starts_at: time, last_seen: time, told_score: None, facts: facts.clone() };
+            let episode =
+                Episode { phase, number, revision: 0, raising: BTreeMap::new(), starts_at: time, last_seen: time, told_score: None, facts: facts.clone() };
             self.state.open.insert(entity.clone(), episode);
         }
         let Some(episode) = self.state.open.get_mut(&entity) else { return };
@@ -146,7 +162,9 @@ impl AlertOperator {
         episode.facts = facts;
         match episode.phase {
             Phase::Pending { since } if time - since >= self.rule.for_us => self.fire(&entity, time, true, raised),
-            Phase::Firing { .. } if score_moved(episode.told_score, episode.facts.score) => raised.tell(&self.rule, &entity, episode, Action::Update, time, true),
+            Phase::Firing { .. } if score_moved(episode.told_score, episode.facts.score) => {
+                raised.tell(&self.rule, &entity, episode, Action::Update, time, true)
+            }
             Phase::Pending { .. } | Phase::Firing { .. } => {}
         }
     }
@@ -189,7 +207,9 @@ impl AlertOperator {
             let ended = episode.raising.values().copied().filter(|expires| *expires <= watermark).max();
             episode.raising.retain(|_, expires| *expires > watermark);
             match episode.phase {
-                Phase::Pending { since } if !episode.raising.is_empty() && watermark - since >= self.rule.for_us => self.fire(&entity, since + self.rule.for_us, false, raised),
+                Phase::Pending { since } if !episode.raising.is_empty() && watermark - since >= self.rule.for_us => {
+                    self.fire(&entity, since + self.rule.for_us, false, raised)
+                }
                 Phase::Firing { fired_at } if !self.appended_rows => {
                     // The end itself, and not the watermark that happened to pass it.
                     let held_until = fired_at + self.rule.min_hold_us;
@@ -275,7 +295,12 @@ impl Raised {
             return Ok(None);
         }
         let text = |f: &dyn Fn(&AlertEvent) -> String| Arc::new(StringArray::from_iter_values(self.rows.iter().map(|r| f(&r.0)))) as ArrayRef;
-        let json = self.rows.iter().map(|r| serde_json::to_string(&r.0)).collect::<Result<Vec<_>, _>>().map_err(|e| OpError::Broken(format!("an alert cannot be written as JSON: {e}")))?;
+        let json = self
+            .rows
+            .iter()
+            .map(|r| serde_json::to_string(&r.0))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| OpError::Broken(format!("an alert cannot be written as JSON: {e}")))?;
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("alert_id", text(&|e| e.alert_id.clone())),
             ("revision", Arc::new(UInt64Array::from_iter_values(self.rows.iter().map(|r| r.0.revision)))),
@@ -308,15 +333,25 @@ struct RowReader<'a> {
     batch: &'a RecordBatch,
     score: Option<Float64Array>,
     window: Option<(usize, usize)>,
+    watermark: Option<i64>,
 }
 
 impl<'a> RowReader<'a> {
+    /// When a row was so: a window that is still open has it now, not at its end.
+    fn time_of(&self, delta: &Delta, row: usize) -> i64 {
+        let time = delta.times[row];
+        match (self.window, self.watermark) {
+            (Some(_), Some(watermark)) => time.min(watermark),
+            _ => time,
+        }
+    }
+
     fn new(batch: &'a RecordBatch, score: Option<usize>, window: Option<(usize, usize)>) -> Result<Self, OpError> {
         let score = match score {
             Some(i) => Some(evaluate_number(batch.column(i))?),
             None => None,
         };
-        Ok(Self { batch, score, window })
+        Ok(Self { batch, score, window, watermark: None })
     }
 
     fn name(&self, column: usize) -> String {

@@ -49,7 +49,7 @@ impl GroupOperator {
 
     /// Folds rows in and gives the changes of the keys they touch.
     fn absorb(&mut self, delta: &Delta) -> Result<Delta, OpError> {
-        if delta.len() == 0 {
+        if delta.is_empty() {
             return Ok(Delta::empty(Arc::clone(&self.raw_schema)));
         }
         let record_keys = delta.origin.as_ref().map(|o| &o.keys);
@@ -105,7 +105,7 @@ impl GroupOperator {
 
 /// The rows whose group key belongs to the task.
 pub fn rows_of_route(delta: &Delta, group: &[GroupColumn], route: Route) -> Result<Delta, OpError> {
-    if route.partitions == 1 || delta.len() == 0 {
+    if route.partitions == 1 || delta.is_empty() {
         return Ok(delta.clone());
     }
     let columns = key_columns(group, &delta.batch)?;

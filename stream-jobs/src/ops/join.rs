@@ -12,7 +12,10 @@ use crate::{
 use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt32Array, cast::AsArray, types::*};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::{filter::filter_record_batch, take::take};
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 type Key = Arc<[u8]>;
 
@@ -56,13 +59,21 @@ impl JoinOperator {
             Emit::ChangesEvery { interval_us } => Some(Gate::new(interval_us)),
             _ => None,
         };
-        Ok(Self { plan, sides, output: RowCodec::new(Arc::new(nullable(&view.schema)))?, emitted: BTreeMap::new(), gate, uses_now: view.uses_now, last_now: i64::MIN })
+        Ok(Self {
+            plan,
+            sides,
+            output: RowCodec::new(Arc::new(nullable(&view.schema)))?,
+            emitted: BTreeMap::new(),
+            gate,
+            uses_now: view.uses_now,
+            last_now: i64::MIN,
+        })
     }
 
     /// Takes the rows of one side; the keys whose row changed are added to `touched`.
     fn absorb(&mut self, side: usize, delta: &Delta, touched: &mut BTreeSet<Key>) -> Result<(), OpError> {
         let side = &mut self.sides[side];
-        if delta.len() > 0 {
+        if !delta.is_empty() {
             let rows = side.codec.encode(&delta.batch)?;
             let keys = side.on.encode(&delta.batch.project(&side.on_columns)?)?;
             for (i, (key, row)) in keys.into_iter().zip(rows).enumerate() {

@@ -2,15 +2,18 @@
 //!
 //! They see the rows of a key in log order, so a result depends on the log alone. Results are rounded to 1e-6.
 
+use super::OpError;
 use crate::{
     plan::{Expr, KeyedCall, KeyedFunction, Step},
     state::{Frozen, KeyDictionary, Pieces, StateError},
 };
-use super::OpError;
 use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, RecordBatch, UInt32Array, cast::AsArray, types::*};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::scalar::ScalarValue;
-use std::{collections::{BTreeMap, VecDeque}, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// Earlier rows that a robust z-score needs at least.
 const ROBUST_Z_ROWS_MIN: usize = 8;
@@ -67,7 +70,8 @@ impl KeyedState {
         let keys = self.dictionary.freeze();
         let batches: Result<Vec<_>, StateError> = self.memories.iter().map(memory_batch).collect();
         Box::new(move || {
-            let mut pieces = Pieces { meta: serde_json::Value::Null, batches: vec![("keys".to_owned(), super::single_column("key", Arc::new(keys.to_array()))?)] };
+            let mut pieces =
+                Pieces { meta: serde_json::Value::Null, batches: vec![("keys".to_owned(), super::single_column("key", Arc::new(keys.to_array()))?)] };
             pieces.batches.extend(batches?.into_iter().enumerate().map(|(i, b)| (format!("memory.{i}"), b)));
             Ok(pieces)
         })

@@ -54,10 +54,10 @@ impl Operator for MapOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
         (context.set_now)(context.now_us);
         let delta = inputs[0].delta.clone();
-        if delta.is_empty() {
+        if delta.is_quiet() {
             return Ok(Delta::empty(self.schema.clone()));
         }
-        if self.keyed.is_empty() { Ok(delta.through(&self.steps)?) } else { self.through_keyed(delta) }
+        if self.keyed.is_empty() { Ok(delta.through(&self.steps)?.without_idle_updates()?) } else { self.through_keyed(delta) }
     }
 
     fn freeze(&mut self) -> Frozen {

@@ -77,9 +77,15 @@ impl Effects {
             Arc::new(StringArray::from_iter_values(reasons)),
             Arc::new(Int64Array::from(delta.times.clone())),
         ];
-        let mut fields: Vec<Field> = [("_topic", DataType::Utf8), ("_partition", DataType::UInt32), ("_offset", DataType::UInt64), ("_reason", DataType::Utf8), ("_time", DataType::Int64)]
-            .map(|(name, t)| Field::new(name, t, true))
-            .to_vec();
+        let mut fields: Vec<Field> = [
+            ("_topic", DataType::Utf8),
+            ("_partition", DataType::UInt32),
+            ("_offset", DataType::UInt64),
+            ("_reason", DataType::Utf8),
+            ("_time", DataType::Int64),
+        ]
+        .map(|(name, t)| Field::new(name, t, true))
+        .to_vec();
         fields.extend(delta.batch.schema().fields().iter().map(|f| f.as_ref().clone()));
         columns.extend(delta.batch.columns().iter().cloned());
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
@@ -114,7 +120,13 @@ pub fn values_of(calls: &[AggregateCall], batch: &RecordBatch) -> Result<Vec<Cal
 }
 
 /// Key ids of the rows of `batch`, by the record key where the codec says so.
-pub fn keys_of(group: &[GroupColumn], codec: &KeyCodec, dictionary: &mut KeyDictionary, batch: &RecordBatch, record_keys: Option<&BinaryArray>) -> Result<Vec<u32>, OpError> {
+pub fn keys_of(
+    group: &[GroupColumn],
+    codec: &KeyCodec,
+    dictionary: &mut KeyDictionary,
+    batch: &RecordBatch,
+    record_keys: Option<&BinaryArray>,
+) -> Result<Vec<u32>, OpError> {
     let columns = if codec.uses_record_key() && record_keys.is_some() { Vec::new() } else { key_columns(group, batch)? };
     Ok(codec.intern(dictionary, &columns, record_keys, batch.num_rows())?)
 }

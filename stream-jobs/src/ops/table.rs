@@ -9,9 +9,12 @@ use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, cast::AsArray,
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::{collections::BTreeMap, sync::Arc};
 
+type Bytes = Arc<[u8]>;
+
 pub struct TableOperator {
     codec: RowCodec,
-    rows: BTreeMap<Arc<[u8]>, (i64, Arc<[u8]>)>,
+    /// By record key: the time and the row.
+    rows: BTreeMap<Bytes, (i64, Bytes)>,
 }
 
 impl TableOperator {
@@ -23,18 +26,22 @@ impl TableOperator {
 impl Operator for TableOperator {
     fn process(&mut self, _context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
         let delta = &inputs[0].delta;
-        let Some(origin) = delta.origin.as_ref().filter(|_| delta.len() > 0) else { return Ok(Delta::empty(Arc::clone(self.codec.schema()))) };
+        let Some(origin) = delta.origin.as_ref().filter(|_| !delta.is_empty()) else { return Ok(Delta::empty(Arc::clone(self.codec.schema()))) };
         let rows = self.codec.encode(&delta.batch)?;
         // Per key: its row before the epoch and the time of the change. What happened in between is not handed on.
-        let mut touched: BTreeMap<Arc<[u8]>, (Option<Arc<[u8]>>, i64)> = BTreeMap::new();
+        let mut touched: BTreeMap<Bytes, (Option<Bytes>, i64)> = BTreeMap::new();
         for (i, row) in rows.into_iter().enumerate() {
-            let (key, time): (Arc<[u8]>, i64) = (Arc::from(origin.keys.value(i)), delta.times[i]);
+            let (key, time): (Bytes, i64) = (Arc::from(origin.keys.value(i)), delta.times[i]);
             let held = self.rows.get(&key);
             if held.is_some_and(|(t, _)| *t > time) {
                 continue;
             }
             touched.entry(Arc::clone(&key)).or_insert_with(|| (held.map(|(_, r)| Arc::clone(r)), time)).1 = time;
-            if delta.op(i) == Op::Delete { self.rows.remove(&key) } else { self.rows.insert(key, (time, row)) };
+            if delta.op(i) == Op::Delete {
+                self.rows.remove(&key)
+            } else {
+                self.rows.insert(key, (time, row))
+            };
         }
         let (mut befores, mut afters, mut builder) = (Vec::new(), Vec::new(), ChangeBuilder::new());
         for (key, (before, time)) in touched {
@@ -42,7 +49,7 @@ impl Operator for TableOperator {
             if before == after {
                 continue;
             }
-            let place = |rows: &mut Vec<Arc<[u8]>>, row: Option<Arc<[u8]>>| {
+            let place = |rows: &mut Vec<Bytes>, row: Option<Bytes>| {
                 row.map(|r| {
                     rows.push(r);
                     rows.len() - 1
@@ -58,7 +65,11 @@ impl Operator for TableOperator {
     fn freeze(&mut self) -> Frozen {
         let rows = self.rows.clone();
         Box::new(move || {
-            let schema = Schema::new(vec![Field::new("key", DataType::Binary, false), Field::new("time", DataType::Int64, false), Field::new("row", DataType::Binary, false)]);
+            let schema = Schema::new(vec![
+                Field::new("key", DataType::Binary, false),
+                Field::new("time", DataType::Int64, false),
+                Field::new("row", DataType::Binary, false),
+            ]);
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(BinaryArray::from_iter_values(rows.keys())),
                 Arc::new(Int64Array::from_iter_values(rows.values().map(|(t, _)| *t))),

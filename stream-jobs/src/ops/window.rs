@@ -5,7 +5,11 @@
 //! watermark that its own input partition had before the row, so the cut does not show: where a row is late for some of
 //! its hopping windows only, those are closed first, in the middle of the batch.
 
-use super::{Context, Effects, Flow, OpError, Operator, group::{Route, rows_of_route}, keys_of, values_of};
+use super::{
+    Context, Effects, Flow, OpError, Operator,
+    group::{Route, rows_of_route},
+    keys_of, values_of,
+};
 use crate::{
     delta::{ChangeBuilder, Delta, Gone, same_row},
     gate::Gate,
@@ -14,7 +18,10 @@ use crate::{
 };
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, cast::AsArray, types::TimestampMicrosecondType};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// When a windowed view's rows leave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +64,8 @@ impl WindowOperator {
             _ => Mode::Changes,
         };
         let pane_us = gcd(window.size_us, window.slide_us);
-        let types: Vec<DataType> = plan.group.iter().zip(plan.schema.fields()).filter(|(g, _)| matches!(g, GroupColumn::Expr(_))).map(|(_, f)| f.data_type().clone()).collect();
+        let types: Vec<DataType> =
+            plan.group.iter().zip(plan.schema.fields()).filter(|(g, _)| matches!(g, GroupColumn::Expr(_))).map(|(_, f)| f.data_type().clone()).collect();
         let codec = KeyCodec::new(&types, plan.by_record_key)?;
         let gate = match view.emit {
             Emit::ChangesEvery { interval_us } => Some(Gate::new(interval_us)),
@@ -66,7 +74,15 @@ impl WindowOperator {
         let raw_schema = Arc::new(super::nullable(if plan.phase == Phase::Partial { partial_schema(&plan) } else { Arc::clone(&plan.schema) }.as_ref()));
         let tracks_silence = feeds_tables && mode == Mode::Close && window.slide_us < window.size_us;
         Ok(Self {
-            view, mode, pane_us, codec, gate, route, raw_schema, tracks_silence, plan,
+            view,
+            mode,
+            pane_us,
+            codec,
+            gate,
+            route,
+            raw_schema,
+            tracks_silence,
+            plan,
             dictionary: KeyDictionary::default(),
             panes: BTreeMap::new(),
             closed_through: i64::MIN,
@@ -117,7 +133,7 @@ impl WindowOperator {
     fn prepare(&self, delta: &Delta, effects: &mut Effects) -> Result<Delta, OpError> {
         let mut delta = delta.clone().through(&self.plan.pre)?;
         delta.times = self.times(&delta);
-        if delta.len() == 0 { Ok(delta) } else { self.set_late_aside(delta, effects) }
+        if delta.is_empty() { Ok(delta) } else { self.set_late_aside(delta, effects) }
     }
 
     /// Prepared rows in; returns the changes of this batch (nothing when rows leave on close).
@@ -129,9 +145,9 @@ impl WindowOperator {
             return self.fold(delta, 0, delta.len());
         }
         // Partly late rows: the windows they are late for close before they are folded.
-        for row in 0..times.len() {
+        for (row, time) in times.iter().enumerate() {
             let before = delta.origin.as_ref().map_or(i64::MIN, |o| o.watermarks[row]);
-            let first_end = self.first_end_after(times[row]);
+            let first_end = self.first_end_after(*time);
             if first_end <= before && first_end > self.closed_through {
                 out = out.concat(self.fold(delta, from, row)?)?;
                 out = out.concat(self.close_windows(before)?)?;
@@ -314,7 +330,8 @@ impl WindowOperator {
             self.closed_through = end;
             self.drop_panes_before(end + self.slide() - self.size());
         }
-        if let Some(silent) = self.present.as_ref().map(|(e, _)| e + self.slide()).filter(|s| self.panes.is_empty() && *s <= watermark && watermark != i64::MAX) {
+        if let Some(silent) = self.present.as_ref().map(|(e, _)| e + self.slide()).filter(|s| self.panes.is_empty() && *s <= watermark && watermark != i64::MAX)
+        {
             out = out.concat(self.all_gone(silent)?)?;
         }
         self.closed_through = self.closed_through.max(watermark);
@@ -459,7 +476,7 @@ impl WindowOperator {
                 Some(route) => rows_of_columns(delta, &self.plan.group, route)?,
                 None => delta.clone(),
             };
-            if delta.len() == 0 {
+            if delta.is_empty() {
                 continue;
             }
             let ends = delta.batch.column(pane_end).as_primitive::<TimestampMicrosecondType>().values().to_vec();
@@ -487,7 +504,8 @@ impl WindowOperator {
 
     fn fold_states(&mut self, batch: &RecordBatch) -> Result<(), OpError> {
         let start = batch.column(self.plan.group.len()).as_primitive::<TimestampMicrosecondType>().value(0);
-        let key_columns: Vec<ArrayRef> = self.plan.group.iter().zip(batch.columns()).filter(|(g, _)| matches!(g, GroupColumn::Expr(_))).map(|(_, c)| Arc::clone(c)).collect();
+        let key_columns: Vec<ArrayRef> =
+            self.plan.group.iter().zip(batch.columns()).filter(|(g, _)| matches!(g, GroupColumn::Expr(_))).map(|(_, c)| Arc::clone(c)).collect();
         let ids = self.codec.intern(&mut self.dictionary, &key_columns, None, batch.num_rows())?;
         let pane = self.panes.entry(start).or_insert_with(|| Groups::new(&self.plan.aggregates));
         let slots = pane.slots_for(&ids);

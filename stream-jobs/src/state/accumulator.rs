@@ -26,11 +26,30 @@ const BLOCK: usize = 8192;
 #[derive(Debug)]
 pub enum Accumulator {
     Count(Column<i64>),
-    Number { value: ValueColumn, seen: Column<i64>, fold: Fold, data_type: DataType },
-    Avg { sum: Column<f64>, seen: Column<i64> },
+    Number {
+        value: ValueColumn,
+        seen: Column<i64>,
+        fold: Fold,
+        data_type: DataType,
+    },
+    Avg {
+        sum: Column<f64>,
+        seen: Column<i64>,
+    },
     /// `last` = false keeps the first value by time, true the last; equal times go by log order.
-    Edge { value: ValueColumn, seen: Column<i64>, time: Column<i64>, last: bool, data_type: DataType },
-    Rows { function: Arc<AggregateFunctionExpr>, blocks: Vec<RecordBatch>, groups: usize, data_type: DataType },
+    Edge {
+        value: ValueColumn,
+        seen: Column<i64>,
+        time: Column<i64>,
+        last: bool,
+        data_type: DataType,
+    },
+    Rows {
+        function: Arc<AggregateFunctionExpr>,
+        blocks: Vec<RecordBatch>,
+        groups: usize,
+        data_type: DataType,
+    },
 }
 
 /// The rows of one call: their groups, arguments and times. Rows that the call's `FILTER` refuses are not among them.
@@ -43,7 +62,13 @@ pub struct Rows<'a> {
 impl Accumulator {
     pub fn new(call: &AggregateCall) -> Self {
         let number = |fold| Self::Number { value: ValueColumn::new(&call.data_type), seen: Column::default(), fold, data_type: call.data_type.clone() };
-        let edge = |last| Self::Edge { value: ValueColumn::new(&call.data_type), seen: Column::default(), time: Column::default(), last, data_type: call.data_type.clone() };
+        let edge = |last| Self::Edge {
+            value: ValueColumn::new(&call.data_type),
+            seen: Column::default(),
+            time: Column::default(),
+            last,
+            data_type: call.data_type.clone(),
+        };
         match &call.function {
             AggregateFunction::Count => Self::Count(Column::default()),
             AggregateFunction::Sum => number(Fold::Add),
@@ -193,7 +218,9 @@ impl Accumulator {
     pub fn freeze(&mut self) -> Self {
         match self {
             Self::Count(c) => Self::Count(c.freeze()),
-            Self::Number { value, seen, fold, data_type } => Self::Number { value: value.freeze(), seen: seen.freeze(), fold: *fold, data_type: data_type.clone() },
+            Self::Number { value, seen, fold, data_type } => {
+                Self::Number { value: value.freeze(), seen: seen.freeze(), fold: *fold, data_type: data_type.clone() }
+            }
             Self::Avg { sum, seen } => Self::Avg { sum: sum.freeze(), seen: seen.freeze() },
             Self::Edge { value, seen, time, last, data_type } => {
                 Self::Edge { value: value.freeze(), seen: seen.freeze(), time: time.freeze(), last: *last, data_type: data_type.clone() }
@@ -276,7 +303,14 @@ fn edge_moves(seen: i64, held: i64, time: i64, last: bool) -> bool {
     seen == 0 || if last { time >= held } else { time < held }
 }
 
-fn update_edge(value: &mut ValueColumn, seen: &mut Column<i64>, time: &mut Column<i64>, last: bool, data_type: &DataType, rows: &Rows<'_>) -> Result<(), StateError> {
+fn update_edge(
+    value: &mut ValueColumn,
+    seen: &mut Column<i64>,
+    time: &mut Column<i64>,
+    last: bool,
+    data_type: &DataType,
+    rows: &Rows<'_>,
+) -> Result<(), StateError> {
     let array = &rows.args[0];
     let mut given = ValueColumn::new(data_type);
     given.restore(array)?;

@@ -169,7 +169,8 @@ impl Groups {
 
     /// Snapshot batches under `name`: the groups, and `name.rows.I` for each call that keeps its argument rows.
     pub fn to_batches(&self, name: &str) -> Result<Vec<(String, RecordBatch)>, StateError> {
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from_iter_values(self.ids.iter().copied())), Arc::new(Int64Array::from_iter_values(self.rows.iter().copied()))];
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(UInt32Array::from_iter_values(self.ids.iter().copied())), Arc::new(Int64Array::from_iter_values(self.rows.iter().copied()))];
         let mut batches = Vec::new();
         for (i, a) in self.accumulators.iter().enumerate() {
             let (more, rows) = a.to_snapshot()?;

@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn ids_sort_as_their_keys_do_whatever_the_keys_begin_with() {
         let mut dictionary = KeyDictionary::default();
-        let texts: [&[u8]; 9] = [b"acme|s2", b"acme|s10", b"acme|s", b"acme|s\0", b"acme|s10000000b", b"acme|s10000000a", b"acme|\xff", b"acme|s10\0\0", b"acme|s1"];
+        let texts: [&[u8]; 9] =
+            [b"acme|s2", b"acme|s10", b"acme|s", b"acme|s\0", b"acme|s10000000b", b"acme|s10000000a", b"acme|\xff", b"acme|s10\0\0", b"acme|s1"];
         let mut ids: Vec<u32> = texts.iter().map(|t| dictionary.intern(t)).collect();
         let mut sorted = texts;
         sorted.sort_unstable();

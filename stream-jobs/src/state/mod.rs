@@ -27,10 +27,10 @@ pub struct Pieces {
 pub type Frozen = Box<dyn FnOnce() -> Result<Pieces, StateError> + Send>;
 
 impl Pieces {
-    /// Takes the batch called `name`.
+    /// Takes the batch called `name`; the others keep their order, which pieces of one name rely on.
     pub fn take(&mut self, name: &str) -> Result<RecordBatch, StateError> {
         let at = self.batches.iter().position(|(n, _)| n == name).ok_or_else(|| StateError::Missing(name.to_owned()))?;
-        Ok(self.batches.swap_remove(at).1)
+        Ok(self.batches.remove(at).1)
     }
 
     /// Takes all batches called `name`, in order.
