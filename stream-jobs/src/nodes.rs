@@ -292,8 +292,9 @@ fn relaxed(view: &ViewSpec) -> ViewSpec {
         Body::Aggregate(mut a) => {
             a.pre = steps(&a.pre);
             a.post = steps(&a.post);
-            // Without steps after it the aggregate's own columns are the view's, and carry the view's names.
-            let named = a.post.is_empty() && a.phase != Phase::Partial && a.schema.fields().len() == view.schema.fields().len();
+            // Without a projection after it (a `HAVING` is none) the aggregate's own columns are the view's, and carry the view's names.
+            let renames = a.post.iter().any(|step| matches!(step, Step::Project { .. }));
+            let named = !renames && a.phase != Phase::Partial && a.schema.fields().len() == view.schema.fields().len();
             a.schema = relax(if named { &view.schema } else { &a.schema });
             Body::Aggregate(a)
         }

@@ -197,6 +197,11 @@ impl SourceState {
         self.progress.caught_up && self.progress.last_rows_ms.is_some_and(|at| now_ms - at >= self.spec.idle_timeout_ms)
     }
 
+    /// For the pass over the views that goes before the end of the source.
+    pub fn set_ended(&mut self, ended: bool) {
+        self.progress.ended = ended;
+    }
+
     pub fn ended(&self) -> bool {
         self.progress.ended
     }

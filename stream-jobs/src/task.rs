@@ -202,7 +202,34 @@ impl LevelTask {
         if all.is_empty() {
             return streams.iter().filter_map(|(i, _)| source_watermarks[i]).min();
         }
-        all.into_iter().min().flatten()
+        let watermark = all.into_iter().min().flatten();
+        // The end is told when the tables have ended as well: what they still hold may change joined rows.
+        let all_ended = self.sources.values().all(SourceState::ended);
+        if watermark == Some(i64::MAX) && !all_ended { self.outbox.watermark().0.filter(|w| *w != i64::MAX) } else { watermark }
+    }
+
+    fn set_ended(&mut self, sources: &[usize], ended: bool) {
+        for i in sources {
+            if let Some(source) = self.sources.get_mut(i) {
+                source.set_ended(ended);
+            }
+        }
+    }
+
+    /// One pass over the views; returns the watermark of the task and those of the views that leave it.
+    fn run_views(
+        &mut self,
+        now_ms: i64,
+        flows: &mut BTreeMap<Input, Flow>,
+        effects: &mut Effects,
+        raised: &mut Raised,
+    ) -> Result<(Option<i64>, BTreeMap<String, i64>), OpError> {
+        let source_watermarks = self.source_watermarks(now_ms);
+        let watermark = self.watermark_of(&source_watermarks, now_ms);
+        let upstreams = &self.upstreams;
+        let upstream_watermark = |view: &str| upstreams.iter().filter(|u| u.serves(view)).map(|u| u.watermark_of(view)).min().flatten();
+        let watermarks = self.nodes.run(flows, &source_watermarks, &upstream_watermark, effects, raised)?;
+        Ok((watermark, watermarks))
     }
 }
 
@@ -215,13 +242,18 @@ impl Task for LevelTask {
         let mut effects = Effects::default();
         let now_ms = input.now_ms;
         let before = self.outbox.watermark();
+        let open: Vec<usize> = self.sources.iter().filter(|(_, s)| !s.ended()).map(|(i, _)| *i).collect();
         let Absorbed { mut flows, appended_us, dead } = self.absorb(input, &mut effects)?;
-        let source_watermarks = self.source_watermarks(now_ms);
-        let watermark = self.watermark_of(&source_watermarks, now_ms);
-        let upstreams = &self.upstreams;
-        let upstream_watermark = |view: &str| upstreams.iter().filter(|u| u.serves(view)).map(|u| u.watermark_of(view)).min().flatten();
         let mut raised = Raised::default();
-        let watermarks = self.nodes.run(&mut flows, &source_watermarks, &upstream_watermark, &mut effects, &mut raised)?;
+        let ends: Vec<usize> = open.into_iter().filter(|i| self.sources[i].ended()).collect();
+        if !ends.is_empty() {
+            // The last rows are seen by the clock before the end is: whether both came in one epoch must not show.
+            self.set_ended(&ends, false);
+            self.run_views(now_ms, &mut flows, &mut effects, &mut raised)?;
+            flows.clear();
+            self.set_ended(&ends, true);
+        }
+        let (watermark, watermarks) = self.run_views(now_ms, &mut flows, &mut effects, &mut raised)?;
         if !dead.is_empty() {
             effects.outputs.push(Output { name: "dead_letters".to_owned(), kind: OutputKind::Dead, batch: DeadLetter::to_batch(&dead)? });
         }

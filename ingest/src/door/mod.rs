@@ -59,7 +59,7 @@ struct Door {
 /// The routes of the door, to be merged into a server's.
 pub fn router(log: Arc<dyn Log>, limits: DoorLimits) -> Router {
     let door = Arc::new(Door { log, limits, ids: Ids::new(now_us()) });
-    Router::new().route("/v1/events", post(any_event)).route("/v1/events/{event}", post(named_event)).with_state(door)
+    Router::new().route("/v1/events", post(any_event)).route("/v1/events/{event}", post(named_event)).route("/v1/events/{event}/close", post(close)).with_state(door)
 }
 
 async fn any_event(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> Response {
@@ -70,7 +70,25 @@ async fn named_event(State(door): State<Arc<Door>>, Path(event): Path<String>, h
     door.answer(Some(&event), &headers, body).await
 }
 
+/// Marks the end of a bounded source in every partition of the event's topic: what `import --close` asks for.
+async fn close(State(door): State<Arc<Door>>, Path(event): Path<String>) -> Response {
+    match door.close(&event).await {
+        Ok(partitions) => Json(json!({"closed": partitions})).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
 impl Door {
+    async fn close(&self, event: &str) -> Result<u32, Refusal> {
+        let unknown = || Refusal::new(StatusCode::NOT_FOUND, "unknown_event", format!("there is no event `{event}`"));
+        let topic = schemas::event::event_type(event).ok_or_else(unknown)?.topic;
+        let partitions = self.log.topics().await?.into_iter().find(|t| t.name == topic).map_or(0, |t| t.partitions);
+        for partition in 0..partitions {
+            self.log.append(topic, partition, vec![NewRecord::end_of_source()]).await?;
+        }
+        Ok(partitions)
+    }
+
     async fn answer(&self, event: Option<&str>, headers: &HeaderMap, body: Body) -> Response {
         let (response, accepted) = match self.take(event, headers, body).await {
             Ok(accepted) => (Json(json!({"accepted": accepted})).into_response(), accepted),

@@ -2,13 +2,14 @@
 
 use super::{Context, Effects, Flow, OpError, Operator, keyed::KeyedState};
 use crate::{
-    delta::Delta,
+    delta::{Delta, Gone},
     plan::Step,
     state::{Frozen, Pieces, StateError},
 };
-use arrow_array::{ArrayRef, BinaryArray};
+use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Field, SchemaRef};
+use std::sync::Arc;
 
 pub struct MapOperator {
     steps: Vec<Step>,
@@ -37,6 +38,16 @@ impl MapOperator {
         }
         Ok(delta)
     }
+
+    /// The rows under the view's names: a `SELECT` that only renames is no step.
+    fn named(&self, mut delta: Delta) -> Result<Delta, OpError> {
+        let renamed = |batch: &RecordBatch| RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec());
+        if delta.batch.schema() != self.schema {
+            delta.batch = renamed(&delta.batch)?;
+            delta.gone = delta.gone.map(|gone| renamed(&gone.batch).map(|batch| Gone { batch, times: gone.times })).transpose()?;
+        }
+        Ok(delta)
+    }
 }
 
 /// The key columns of the rows, in Arrow's row format.
@@ -57,7 +68,8 @@ impl Operator for MapOperator {
         if delta.is_quiet() {
             return Ok(Delta::empty(self.schema.clone()));
         }
-        if self.keyed.is_empty() { Ok(delta.through(&self.steps)?.without_idle_updates()?) } else { self.through_keyed(delta) }
+        let delta = if self.keyed.is_empty() { delta.through(&self.steps)?.without_idle_updates()? } else { self.through_keyed(delta)? };
+        self.named(delta)
     }
 
     fn freeze(&mut self) -> Frozen {

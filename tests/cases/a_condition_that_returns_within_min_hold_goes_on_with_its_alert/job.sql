@@ -1,5 +1,5 @@
 -- output: alerts of risky
--- columns: action, revision, entity.kind, entity.id, severity, score, previous, starts_at, last_seen_at, resolved_at, summary
+-- columns: action, revision, entity.type, entity.id, severity, score, previous, starts_at, last_seen_at, resolved_at, summary
 -- cut: 1
 -- compare: cut
 CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT,

@@ -1,5 +1,6 @@
 -- output: w
 -- compare: rows
+-- counts: late=1
 CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT,
   WATERMARK FOR t AS t - INTERVAL '3 seconds')
 WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
