@@ -59,7 +59,11 @@ struct Door {
 /// The routes of the door, to be merged into a server's.
 pub fn router(log: Arc<dyn Log>, limits: DoorLimits) -> Router {
     let door = Arc::new(Door { log, limits, ids: Ids::new(now_us()) });
-    Router::new().route("/v1/events", post(any_event)).route("/v1/events/{event}", post(named_event)).route("/v1/events/{event}/close", post(close)).with_state(door)
+    Router::new()
+        .route("/v1/events", post(any_event))
+        .route("/v1/events/{event}", post(named_event))
+        .route("/v1/events/{event}/close", post(close))
+        .with_state(door)
 }
 
 async fn any_event(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> Response {
