@@ -46,9 +46,9 @@ impl ChainFollower {
         for record in &fetched.records {
             let bytes = record.value.as_deref().unwrap_or_default();
             let fault = |source| ChainError::Record { topic: self.topic.clone(), partition: self.partition, offset: record.offset, source };
-            let header = EpochRecord::decode_header(bytes).map_err(fault)?;
-            match self.position.offer(record.offset, &header) {
-                Verdict::Accepted => accepted.push(AcceptedEpoch { offset: record.offset, record: EpochRecord::decode(bytes).map_err(fault)? }),
+            let epoch = EpochRecord::decode(bytes).map_err(fault)?;
+            match self.position.offer(record.offset, &epoch.header) {
+                Verdict::Accepted => accepted.push(AcceptedEpoch { offset: record.offset, record: epoch }),
                 Verdict::Ignored => self.ignored += 1,
             }
         }

@@ -169,9 +169,14 @@ impl Delta {
         Ok(Self { gone: self.gone.clone(), ..self.take(&kept)? })
     }
 
-    /// The same rows with other columns.
-    pub fn with_batch(&self, batch: RecordBatch) -> Self {
-        Self { batch, ops: self.ops.clone(), times: self.times.clone(), origin: self.origin.clone(), gone: self.gone.clone() }
+    /// The same rows under the names of `schema`, whose types are theirs.
+    pub fn named(mut self, schema: &SchemaRef) -> Result<Self, DataFusionError> {
+        let renamed = |batch: &RecordBatch| RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec());
+        if self.batch.schema() != *schema {
+            self.batch = renamed(&self.batch)?;
+            self.gone = self.gone.map(|gone| renamed(&gone.batch).map(|batch| Gone { batch, times: gone.times })).transpose()?;
+        }
+        Ok(self)
     }
 
     /// Runs stateless steps over the rows; `gone` rows pass projections and no filter.

@@ -52,6 +52,7 @@ pub struct Node {
     /// `now()` of the last epoch: where it stays once every input has ended.
     last_now: i64,
     leaves: bool,
+    sends_states: bool,
     alerts: Vec<AlertOperator>,
 }
 
@@ -143,6 +144,8 @@ impl Nodes {
             let context = Context { watermark, now_us, set_now };
             set_now(context.now_us);
             let delta = node.operator.process(&context, &inputs, effects)?;
+            // A `SELECT` that only renames is no step of the plan. States of a partial view have names of their own.
+            let delta = if node.sends_states { delta } else { delta.named(&node.spec.schema)? };
             for alert in &mut node.alerts {
                 alert.process(&context, &delta, raised)?;
             }
@@ -217,8 +220,9 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
     };
     let appended = !emits_changes(job, Relation::View(index));
     let alerts = job.alerts.iter().filter(|a| a.view == index).map(|a| AlertOperator::new(a.clone(), &spec, appended)).collect();
+    let sends_states = matches!(&spec.body, Body::Aggregate(a) if a.phase == Phase::Partial);
     let leaves = wanted.contains(&spec.name) || job.sinks.iter().any(|s| s.view == index) || read_by_other_level(job, index);
-    Ok(Node { view: index, spec, operator, inputs, schemas, tick_us, last_now: 0, leaves, alerts })
+    Ok(Node { view: index, spec, operator, inputs, schemas, tick_us, last_now: 0, leaves, sends_states, alerts })
 }
 
 fn schema_of(job: &Job, input: Input) -> SchemaRef {
@@ -292,10 +296,7 @@ fn relaxed(view: &ViewSpec) -> ViewSpec {
         Body::Aggregate(mut a) => {
             a.pre = steps(&a.pre);
             a.post = steps(&a.post);
-            // Without a projection after it (a `HAVING` is none) the aggregate's own columns are the view's, and carry the view's names.
-            let renames = a.post.iter().any(|step| matches!(step, Step::Project { .. }));
-            let named = !renames && a.phase != Phase::Partial && a.schema.fields().len() == view.schema.fields().len();
-            a.schema = relax(if named { &view.schema } else { &a.schema });
+            a.schema = relax(&a.schema);
             Body::Aggregate(a)
         }
         Body::Join(mut j) => {

@@ -7,6 +7,7 @@ use crate::{
 };
 use arrow_array::{Array, BooleanArray, Int64Array, RecordBatch, UInt64Array, cast::AsArray, types::*};
 use datafusion::error::DataFusionError;
+use schemas::clock::{EVENT_AHEAD_MAX_US, EVENT_TIME_MIN_US};
 use schemas::{Counters, DeadLetter, DeadReason, Record, SourceBatch};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -16,10 +17,6 @@ use std::{
 use xxhash_rust::xxh3::Xxh3;
 
 const US_PER_MS: i64 = 1_000;
-/// 1980-01-01: what is older is a broken clock.
-const EARLIEST_US: i64 = 315_532_800_000_000;
-/// A row farther ahead of its append time than this is absurd.
-const FUTURE_MAX_US: i64 = 86_400_000_000;
 /// How near to the wall clock a watermark must stand to follow it when its input is silent.
 const LIVE_WITHIN_US: i64 = 86_400_000_000;
 
@@ -252,9 +249,9 @@ fn bad_time(present: bool, time: i64, append: i64, field: &str) -> Option<String
     let shown = || schemas::clock::rfc3339(time);
     if !present {
         Some(format!("field `{field}` is missing, expected an RFC 3339 time"))
-    } else if time < EARLIEST_US {
+    } else if time < EVENT_TIME_MIN_US {
         Some(format!("field `{field}` is `{}`, before 1980-01-01", shown()))
-    } else if time > append.saturating_add(FUTURE_MAX_US) {
+    } else if time > append.saturating_add(EVENT_AHEAD_MAX_US) {
         Some(format!("field `{field}` is `{}`, more than a day ahead of its append at `{}`", shown(), schemas::clock::rfc3339(append)))
     } else {
         None

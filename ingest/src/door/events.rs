@@ -7,15 +7,12 @@ use super::DoorLimits;
 use crate::decode::not_json;
 use axum::http::StatusCode;
 use schemas::{
-    NewRecord, clock,
+    NewRecord,
+    clock::{self, EVENT_AHEAD_MAX_US, EVENT_TIME_MIN_US},
     event::{EVENT_TYPES, EventType, event_type, shown},
 };
 use serde_json::{Value, value::RawValue};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// 1980-01-01: nothing before it is an event time.
-const EARLIEST_US: i64 = 315_532_800_000_000;
-const AHEAD_MAX_US: i64 = 24 * 3600 * 1_000_000;
 
 /// Why a request is not taken.
 #[derive(Debug)]
@@ -181,8 +178,8 @@ fn known(name: &str) -> Result<&'static EventType, Refusal> {
 fn check_time(fields: &Value, now_us: i64) -> Result<(), Refusal> {
     let Some(text) = fields.get("event_time").and_then(Value::as_str) else { return Ok(()) };
     let what = match clock::parse_rfc3339(text) {
-        Ok(us) if us < EARLIEST_US => "before 1980",
-        Ok(us) if us > now_us + AHEAD_MAX_US => "more than a day ahead",
+        Ok(us) if us < EVENT_TIME_MIN_US => "before 1980",
+        Ok(us) if us > now_us + EVENT_AHEAD_MAX_US => "more than a day ahead",
         _ => return Ok(()),
     };
     Err(Refusal::invalid("bad_time", format!("field `event_time` is {}, {what}", shown(&text.into()))))

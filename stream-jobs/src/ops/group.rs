@@ -79,17 +79,7 @@ impl GroupOperator {
 
     /// For each key its row's index, when it has one, and the rows.
     fn rows_of(&self, ids: &[u32]) -> Result<(Vec<Option<usize>>, RecordBatch), OpError> {
-        let held: Vec<u32> = ids.iter().copied().filter(|id| self.groups.holds(*id)).collect();
-        let mut n = 0;
-        let index = ids
-            .iter()
-            .map(|id| {
-                self.groups.holds(*id).then(|| {
-                    n += 1;
-                    n - 1
-                })
-            })
-            .collect();
+        let (held, index) = self.groups.held(ids);
         let mut columns = self.codec.decode(held.iter().map(|id| self.dictionary.key(*id)))?;
         columns.extend(self.groups.evaluate(&held)?);
         Ok((index, super::batch_of(&self.raw_schema, columns, held.len())?))

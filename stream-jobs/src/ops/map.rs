@@ -2,14 +2,13 @@
 
 use super::{Context, Effects, Flow, OpError, Operator, keyed::KeyedState};
 use crate::{
-    delta::{Delta, Gone},
+    delta::Delta,
     plan::Step,
     state::{Frozen, Pieces, StateError},
 };
-use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
+use arrow_array::{ArrayRef, BinaryArray};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Field, SchemaRef};
-use std::sync::Arc;
 
 pub struct MapOperator {
     steps: Vec<Step>,
@@ -38,16 +37,6 @@ impl MapOperator {
         }
         Ok(delta)
     }
-
-    /// The rows under the view's names: a `SELECT` that only renames is no step.
-    fn named(&self, mut delta: Delta) -> Result<Delta, OpError> {
-        let renamed = |batch: &RecordBatch| RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec());
-        if delta.batch.schema() != self.schema {
-            delta.batch = renamed(&delta.batch)?;
-            delta.gone = delta.gone.map(|gone| renamed(&gone.batch).map(|batch| Gone { batch, times: gone.times })).transpose()?;
-        }
-        Ok(delta)
-    }
 }
 
 /// The key columns of the rows, in Arrow's row format.
@@ -68,8 +57,7 @@ impl Operator for MapOperator {
         if delta.is_quiet() {
             return Ok(Delta::empty(self.schema.clone()));
         }
-        let delta = if self.keyed.is_empty() { delta.through(&self.steps)?.without_idle_updates()? } else { self.through_keyed(delta)? };
-        self.named(delta)
+        if self.keyed.is_empty() { Ok(delta.through(&self.steps)?.without_idle_updates()?) } else { self.through_keyed(delta) }
     }
 
     fn freeze(&mut self) -> Frozen {

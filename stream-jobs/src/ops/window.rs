@@ -272,13 +272,9 @@ impl WindowOperator {
         let mut batches = Vec::new();
         for (end, ids) in touched {
             let groups = self.window(*end, Some(ids))?;
-            let held: Vec<u32> = ids.iter().copied().filter(|id| groups.holds(*id)).collect();
-            for id in ids {
-                rows.index.push(groups.holds(*id).then(|| {
-                    n += 1;
-                    n - 1
-                }));
-            }
+            let (held, places) = groups.held(ids);
+            rows.index.extend(places.into_iter().map(|place| place.map(|p| p + n)));
+            n += held.len();
             batches.push(self.raw_rows(&groups, &held, end - self.size(), *end)?);
         }
         if !batches.is_empty() {
@@ -430,17 +426,7 @@ impl WindowOperator {
     }
 
     fn current_rows(&self, groups: &Groups, ids: &[u32], end: i64) -> Result<WindowRows, OpError> {
-        let held: Vec<u32> = ids.iter().copied().filter(|id| groups.holds(*id)).collect();
-        let mut n = 0;
-        let index = ids
-            .iter()
-            .map(|id| {
-                groups.holds(*id).then(|| {
-                    n += 1;
-                    n - 1
-                })
-            })
-            .collect();
+        let (held, index) = groups.held(ids);
         Ok(WindowRows { index, batch: self.raw_rows(groups, &held, end - self.size(), end)? })
     }
 

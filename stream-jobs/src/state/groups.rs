@@ -69,6 +69,18 @@ impl Groups {
         self.slot(id).is_some_and(|s| *self.rows.get(s as usize) > 0)
     }
 
+    /// Those of `ids` that have rows here, and for each of `ids` its place among them.
+    pub fn held(&self, ids: &[u32]) -> (Vec<u32>, Vec<Option<usize>>) {
+        let mut held = Vec::with_capacity(ids.len());
+        let mut places = Vec::with_capacity(ids.len());
+        for id in ids {
+            let holds = self.holds(*id);
+            places.push(holds.then_some(held.len()));
+            held.extend(holds.then_some(*id));
+        }
+        (held, places)
+    }
+
     pub fn id(&self, slot: u32) -> u32 {
         *self.ids.get(slot as usize)
     }
