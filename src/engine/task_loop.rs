@@ -304,11 +304,15 @@ impl<'a> TaskLoop<'a> {
             // Only what is on the accepted chain may be snapshotted.
             if landed.wait_for(|next| *next >= offset).await.is_ok() {
                 let started = Instant::now();
-                let written = async {
-                    store.write(manifest, frozen).await?;
-                    store.prune(SNAPSHOTS_KEPT).await
-                };
-                match written.await {
+                // Encoding takes a while: on a thread of its own, so that the tasks keep theirs.
+                let runtime = tokio::runtime::Handle::current();
+                let written = tokio::task::spawn_blocking(move || {
+                    runtime.block_on(async {
+                        store.write(manifest, frozen).await.map_err(|e| e.to_string())?;
+                        store.prune(SNAPSHOTS_KEPT).await.map_err(|e| e.to_string())
+                    })
+                });
+                match written.await.unwrap_or_else(|e| Err(e.to_string())) {
                     Ok(()) => metrics::histogram!("headend_snapshot_seconds", "group" => group.clone()).record(started.elapsed().as_secs_f64()),
                     Err(e) => warn!(group, task, epoch, error = %e, "snapshot was not written, the log holds everything"),
                 }

@@ -124,29 +124,27 @@ impl Delta {
         })
     }
 
-    /// `other` after `self`; both of one schema and kind. Origins are not kept.
-    pub fn concat(mut self, other: Self) -> Result<Self, DataFusionError> {
-        if self.is_quiet() {
-            return Ok(other);
+    /// `parts` one after the other, all of one schema and kind. Only the origin of a part that stands alone is kept.
+    pub fn concat(schema: &SchemaRef, parts: Vec<Self>) -> Result<Self, DataFusionError> {
+        let (mut told, mut quiet): (Vec<Self>, Vec<Self>) = parts.into_iter().partition(|p| !p.is_quiet());
+        if told.len() < 2 {
+            return Ok(told.pop().or_else(|| quiet.pop()).unwrap_or_else(|| Self::empty(Arc::clone(schema))));
         }
-        if other.is_quiet() {
-            return Ok(self);
-        }
-        self.batch = concat_batches(&self.batch.schema(), [&self.batch, &other.batch])?;
-        if self.ops.is_some() || other.ops.is_some() {
-            let n = self.times.len();
-            let m = other.times.len();
-            self.ops = Some(self.ops.unwrap_or_else(|| vec![Op::Insert; n]).into_iter().chain(other.ops.unwrap_or_else(|| vec![Op::Insert; m])).collect());
-        }
-        self.times.extend(other.times);
-        self.origin = None;
-        self.gone = match (self.gone, other.gone) {
-            (Some(a), Some(b)) => {
-                Some(Gone { batch: concat_batches(&a.batch.schema(), [&a.batch, &b.batch])?, times: a.times.into_iter().chain(b.times).collect() })
-            }
-            (a, b) => a.or(b),
+        let gone: Vec<Gone> = told.iter_mut().filter_map(|p| p.gone.take()).collect();
+        let gone = match gone.first() {
+            Some(first) => Some(Gone {
+                batch: concat_batches(&first.batch.schema(), gone.iter().map(|g| &g.batch))?,
+                times: gone.iter().flat_map(|g| &g.times).copied().collect(),
+            }),
+            None => None,
         };
-        Ok(self)
+        Ok(Self {
+            batch: concat_batches(&told[0].batch.schema(), told.iter().map(|p| &p.batch))?,
+            ops: told.iter().any(|p| p.ops.is_some()).then(|| told.iter().flat_map(|p| (0..p.len()).map(|row| p.op(row))).collect()),
+            times: told.iter().flat_map(|p| &p.times).copied().collect(),
+            origin: None,
+            gone,
+        })
     }
 
     /// Without the updates that leave a row as it was: a projection may not show what has changed.

@@ -133,17 +133,12 @@ fn in_order(rows: &[(usize, Delta)]) -> Result<Tick, DataFusionError> {
     }
     // Stable by construction: (part, row) is the arrival.
     order.sort_unstable();
-    let mut out: Tick = Vec::new();
-    let mut at = 0;
-    while at < order.len() {
-        let (_, input, part, _) = order[at];
-        let run: Vec<usize> = order[at..].iter().take_while(|o| o.2 == part).map(|o| o.3).collect();
-        at += run.len();
-        let delta = rows[part].1.take(&run)?;
-        match out.last_mut() {
-            Some((last, held)) if *last == input => *held = held.clone().concat(delta)?,
-            _ => out.push((input, delta)),
-        }
-    }
-    Ok(out)
+    let run = |run: &[(i64, usize, usize, usize)]| rows[run[0].2].1.take(&run.iter().map(|o| o.3).collect::<Vec<_>>());
+    let of_input = order.chunk_by(|a, b| a.1 == b.1);
+    of_input
+        .map(|rows_of_input| {
+            let runs: Vec<Delta> = rows_of_input.chunk_by(|a, b| a.2 == b.2).map(run).collect::<Result<_, _>>()?;
+            Ok((rows_of_input[0].1, Delta::concat(&runs[0].batch.schema(), runs)?))
+        })
+        .collect()
 }

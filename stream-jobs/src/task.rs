@@ -4,6 +4,7 @@
 //! SQL and models. That is what makes recovery its own test: the same epochs give the same outputs, compared by hash.
 
 use crate::{
+    delta::Delta,
     nodes::{Input, Nodes},
     ops::{Effects, Flow, OpError, alert::Raised},
     outbox::Outbox,
@@ -167,6 +168,10 @@ impl LevelTask {
                     upstream += 1;
                 }
             }
+        }
+        for flow in flows.values_mut().filter(|f| !f.by_partition.is_empty()) {
+            let parts = flow.by_partition.iter().map(|(_, delta)| delta.clone()).collect();
+            flow.delta = Delta::concat(&flow.delta.batch.schema(), parts)?;
         }
         Ok(Absorbed { flows, appended_us, dead })
     }

@@ -31,7 +31,7 @@ impl Upstream {
         Self { partition, views, progress: Progress::default() }
     }
 
-    /// Takes records in offset order; returns the earliest append time behind the accepted ones.
+    /// Takes records in offset order and hands their rows to the flows' `by_partition`; returns the earliest append time behind the accepted ones.
     pub fn absorb(&mut self, records: &[(u64, Arc<EpochRecord>)], flows: &mut BTreeMap<Input, Flow>) -> Result<Option<i64>, OpError> {
         let mut appended_us: Option<i64> = None;
         for (offset, record) in records {
@@ -47,18 +47,16 @@ impl Upstream {
             }
             for output in &record.outputs {
                 if let Some(view) = self.views.get(&output.name).filter(|_| matches!(output.kind, OutputKind::Rows | OutputKind::Changes)) {
-                    self.hand_on(Input::View(*view), read_rows(output)?, flows)?;
+                    self.hand_on(Input::View(*view), read_rows(output)?, flows);
                 }
             }
         }
         Ok(appended_us)
     }
 
-    fn hand_on(&self, input: Input, delta: Delta, flows: &mut BTreeMap<Input, Flow>) -> Result<(), OpError> {
+    fn hand_on(&self, input: Input, delta: Delta, flows: &mut BTreeMap<Input, Flow>) {
         let flow = flows.entry(input).or_insert_with(|| Flow { delta: Delta::empty(delta.batch.schema()), by_partition: Vec::new() });
-        flow.delta = std::mem::replace(&mut flow.delta, Delta::empty(delta.batch.schema())).concat(delta.clone())?;
         flow.by_partition.push((self.partition, delta));
-        Ok(())
     }
 
     pub fn serves(&self, view: &str) -> bool {

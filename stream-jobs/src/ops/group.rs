@@ -111,19 +111,19 @@ pub fn rows_of_route(delta: &Delta, group: &[GroupColumn], route: Route) -> Resu
 impl Operator for GroupOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
         let delta = self.mine(inputs[0].delta.clone().through(&self.plan.pre)?)?;
-        let mut out = Delta::empty(Arc::clone(&self.raw_schema));
+        let mut out = Vec::new();
         match &mut self.gate {
-            None => out = self.absorb(&delta)?,
+            None => out.push(self.absorb(&delta)?),
             Some(gate) => {
                 gate.push(0, &delta)?;
                 for (_, tick) in gate.release(context.watermark)? {
                     for (_, delta) in tick {
-                        out = out.concat(self.absorb(&delta)?)?;
+                        out.push(self.absorb(&delta)?);
                     }
                 }
             }
         }
-        Ok(out.through(&self.plan.post)?)
+        Ok(Delta::concat(&self.raw_schema, out)?.through(&self.plan.post)?)
     }
 
     fn freeze(&mut self) -> Frozen {

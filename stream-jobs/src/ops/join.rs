@@ -200,7 +200,7 @@ impl Side {
 
 impl Operator for JoinOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
-        let mut out = Delta::empty(Arc::clone(self.output.schema()));
+        let mut out = Vec::new();
         let mut touched = BTreeSet::new();
         for (i, flow) in inputs.iter().enumerate() {
             let delta = flow.delta.clone().through(&self.plan.sides[i].pre)?;
@@ -219,7 +219,7 @@ impl Operator for JoinOperator {
             for (side, delta) in rows {
                 self.absorb(side, &delta, &mut touched)?;
             }
-            out = out.concat(self.evaluate(&touched, Some(tick))?)?;
+            out.push(self.evaluate(&touched, Some(tick))?);
         }
         (context.set_now)(context.now_us);
         let mut time = None;
@@ -229,7 +229,8 @@ impl Operator for JoinOperator {
             touched.extend(self.emitted.keys().cloned());
             time = Some(context.now_us);
         }
-        Ok(out.concat(self.evaluate(&touched, time)?)?)
+        out.push(self.evaluate(&touched, time)?);
+        Ok(Delta::concat(self.output.schema(), out)?)
     }
 
     fn freeze(&mut self) -> Frozen {

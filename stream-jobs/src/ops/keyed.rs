@@ -151,7 +151,9 @@ pub fn robust_z(x: f64, history: &VecDeque<f64>) -> Option<f64> {
 
 /// Share of the history that is at most `x`.
 pub fn percent_rank(x: f64, history: &VecDeque<f64>) -> Option<f64> {
-    (!history.is_empty()).then(|| history.iter().filter(|v| **v <= x).count() as f64 / history.len() as f64)
+    let at_most = |part: &[f64]| part.iter().map(|v| u64::from(*v <= x)).sum::<u64>();
+    let (older, newer) = history.as_slices();
+    (!history.is_empty()).then(|| (at_most(older) + at_most(newer)) as f64 / history.len() as f64)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

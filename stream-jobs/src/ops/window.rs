@@ -139,7 +139,7 @@ impl WindowOperator {
     /// Prepared rows in; returns the changes of this batch (nothing when rows leave on close).
     fn absorb(&mut self, delta: &Delta) -> Result<Delta, OpError> {
         let times = &delta.times;
-        let mut out = Delta::empty(Arc::clone(&self.raw_schema));
+        let mut out = Vec::new();
         let mut from = 0;
         if self.slide() == self.size() {
             return self.fold(delta, 0, delta.len());
@@ -149,12 +149,13 @@ impl WindowOperator {
             let before = delta.origin.as_ref().map_or(i64::MIN, |o| o.watermarks[row]);
             let first_end = self.first_end_after(*time);
             if first_end <= before && first_end > self.closed_through {
-                out = out.concat(self.fold(delta, from, row)?)?;
-                out = out.concat(self.close_windows(before)?)?;
+                out.push(self.fold(delta, from, row)?);
+                out.push(self.close_windows(before)?);
                 from = row;
             }
         }
-        Ok(out.concat(self.fold(delta, from, delta.len())?)?)
+        out.push(self.fold(delta, from, delta.len())?);
+        Ok(Delta::concat(&self.raw_schema, out)?)
     }
 
     /// Rows for whose every window it is too late go to the `late` output.
@@ -310,33 +311,35 @@ impl WindowOperator {
 
     /// Closes the windows that end at or before `watermark`, in order of their ends.
     fn close_windows(&mut self, watermark: i64) -> Result<Delta, OpError> {
-        let mut out = Delta::empty(Arc::clone(&self.raw_schema));
+        let mut out = Vec::new();
         while let Some((&first, _)) = self.panes.first_key_value() {
             let end = self.first_end_after(first.max(self.closed_through));
             let silent_end = self.present.as_ref().map(|(e, _)| e + self.slide());
             if let Some(silent) = silent_end.filter(|s| *s < end && *s <= watermark) {
-                out = out.concat(self.all_gone(silent)?)?;
+                out.push(self.all_gone(silent)?);
             }
             if end > watermark {
                 break;
             }
             if self.mode == Mode::Close {
-                out = out.concat(self.close(end)?)?;
+                out.push(self.close(end)?);
             }
             self.closed_through = end;
             self.drop_panes_before(end + self.slide() - self.size());
         }
         if let Some(silent) = self.present.as_ref().map(|(e, _)| e + self.slide()).filter(|s| self.panes.is_empty() && *s <= watermark && watermark != i64::MAX)
         {
-            out = out.concat(self.all_gone(silent)?)?;
+            out.push(self.all_gone(silent)?);
         }
         self.closed_through = self.closed_through.max(watermark);
         self.compact_keys();
-        Ok(out)
+        Ok(Delta::concat(&self.raw_schema, out)?)
     }
 
     fn drop_panes_before(&mut self, start: i64) {
-        self.panes = self.panes.split_off(&start);
+        while self.panes.first_key_value().is_some_and(|(pane, _)| *pane < start) {
+            self.panes.pop_first();
+        }
     }
 
     /// The rows of the window that ends at `end`, sorted by key.
@@ -512,27 +515,28 @@ impl WindowOperator {
         if self.mode != Mode::Current {
             return self.close_windows(tick);
         }
-        let mut out = Delta::empty(Arc::clone(&self.raw_schema));
+        let mut out = Vec::new();
         while let Some((end, groups)) = self.current.as_ref().filter(|(end, _)| tick != i64::MAX && *end <= tick) {
             // Where nothing is shown, the empty windows before the next pane are passed over.
             let shows = groups.live_ids().next().is_some();
             let next = if shows { *end } else { self.panes.range(*end..).next().map_or(tick, |(pane, _)| *pane).min(tick) };
-            out = out.concat(self.slide_current(next)?)?;
+            out.push(self.slide_current(next)?);
         }
-        out.concat(self.slide_current(tick)?).map_err(OpError::from)
+        out.push(self.slide_current(tick)?);
+        Ok(Delta::concat(&self.raw_schema, out)?)
     }
 
     /// Closes or moves windows by the watermark, after the rows of the epoch.
-    fn advance(&mut self, mut out: Delta, watermark: Option<i64>) -> Result<Delta, OpError> {
+    fn advance(&mut self, mut out: Vec<Delta>, watermark: Option<i64>) -> Result<Delta, OpError> {
         if let Some(watermark) = watermark {
-            let moved = match (self.mode, &self.gate) {
+            out.push(match (self.mode, &self.gate) {
                 (Mode::Current, None) => self.slide_current(watermark)?,
                 // Rows that wait for their tick still count in windows that the watermark has passed.
                 (_, Some(gate)) => self.advance_to_tick(gate.released_through(watermark))?,
                 _ => self.close_windows(watermark)?,
-            };
-            out = out.concat(moved)?;
+            });
         }
+        let out = Delta::concat(&self.raw_schema, out)?;
         if self.plan.phase == Phase::Partial { Ok(out) } else { Ok(out.through(&self.plan.post)?) }
     }
 }
@@ -541,7 +545,7 @@ impl Operator for WindowOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError> {
         let flow = inputs[0];
         let watermark = context.watermark;
-        let mut out = Delta::empty(Arc::clone(&self.raw_schema));
+        let mut out = Vec::new();
         if self.plan.phase == Phase::Final {
             self.states_in(flow)?;
             if let Some(watermark) = watermark {
@@ -555,13 +559,13 @@ impl Operator for WindowOperator {
             let interval = gate.interval_us();
             for (tick, rows) in gate.release(watermark)? {
                 // What the ticks before have closed is closed for these rows, whether one epoch brings all the ticks or each its own.
-                out = out.concat(self.advance_to_tick(tick - interval)?)?;
+                out.push(self.advance_to_tick(tick - interval)?);
                 for (_, delta) in rows {
-                    out = out.concat(self.absorb(&delta)?)?;
+                    out.push(self.absorb(&delta)?);
                 }
             }
         } else {
-            out = self.absorb(&prepared)?;
+            out.push(self.absorb(&prepared)?);
         }
         self.advance(out, watermark)
     }

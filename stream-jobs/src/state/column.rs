@@ -65,7 +65,7 @@ impl<T: Clone> Column<T> {
 
     pub fn push(&mut self, value: T) {
         if self.len.is_multiple_of(CHUNK) {
-            self.chunks.push(Chunk::Owned(Vec::with_capacity(CHUNK)));
+            self.add_chunk();
         }
         if let Some(last) = self.chunks.last_mut() {
             last.values_mut().push(value);
@@ -73,11 +73,17 @@ impl<T: Clone> Column<T> {
         }
     }
 
+    /// The first chunk grows as it is filled: there may be many small columns. The others will be filled.
+    fn add_chunk(&mut self) {
+        let capacity = if self.chunks.is_empty() { 0 } else { CHUNK };
+        self.chunks.push(Chunk::Owned(Vec::with_capacity(capacity)));
+    }
+
     /// Grows to `len` with copies of `value`.
     pub fn grow(&mut self, len: usize, value: T) {
         while self.len < len {
             if self.len.is_multiple_of(CHUNK) {
-                self.chunks.push(Chunk::Owned(Vec::with_capacity(CHUNK)));
+                self.add_chunk();
             }
             let more = (CHUNK - self.len % CHUNK).min(len - self.len);
             if let Some(last) = self.chunks.last_mut() {

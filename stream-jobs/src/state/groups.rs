@@ -10,10 +10,10 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, cast::A
 use arrow_schema::{Field, Schema};
 use std::sync::Arc;
 
-const SLOTS: usize = 1024;
+const SLOTS: usize = 256;
 const NO_SLOT: u32 = u32::MAX;
 
-/// Key id to slot: pages of 1,024 ids that exist where a key of theirs does.
+/// Key id to slot: pages of [`SLOTS`] ids that exist where a key of theirs does.
 #[derive(Debug, Default)]
 struct SlotMap {
     pages: Vec<Option<Box<[u32]>>>,
