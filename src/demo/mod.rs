@@ -33,6 +33,8 @@ pub const JOB: &str = include_str!("../../stream-jobs/jobs/operator.sql");
 const PARTITIONS: u32 = 2;
 /// Events of the past that are appended at a time.
 const PAST_AT_ONCE: usize = 20_000;
+/// Nothing of the story happens in the first seconds of a live stream.
+const LEAD: Duration = Duration::from_secs(2);
 /// How often live events that are due are sent.
 const LIVE_EVERY: Duration = Duration::from_millis(10);
 
@@ -70,6 +72,7 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     // The past first and the tasks then: they take it in a few large cuts, and tell what stands at the end of it.
     service::create_topics(log.as_ref(), PARTITIONS).await?;
     report.appended += append_past(&log, &story).await?;
+    report.appended += append_lead(log.as_ref(), &story, f64::from(args.rate)).await?;
     let service = Service::start(engine, Arc::clone(&log) as Arc<dyn Log>, kept.path(), listener, gateway, stop.clone()).await?;
     let totals = Arc::clone(&service.totals);
     past_is_told(&service, report.appended, &stop).await;
@@ -93,10 +96,10 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
 async fn past_is_told(service: &Service, appended: u64, stop: &CancellationToken) {
     let room = format!("risk:{TENANT}");
     let (mut seen, mut quiet) = (0, 0);
-    while quiet < 3 && !stop.is_cancelled() && !service.has_stopped() {
+    while quiet < 4 && !stop.is_cancelled() && !service.has_stopped() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let offset = service.hub.room_position(&room).offset;
-        let taken = Totals::get(&service.totals.rows_in) >= appended;
+        let taken = Totals::get(&service.totals.rows_in) >= appended && Totals::get(&service.totals.working) == 0;
         quiet = if taken && offset == seen && offset > 0 { quiet + 1 } else { 0 };
         seen = offset;
     }
@@ -148,6 +151,13 @@ async fn append_past(log: &Arc<EmbeddedLog>, story: &Story) -> anyhow::Result<u6
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// The last seconds of the past are everyday events as they come live: so every source is at the present when the live stream starts,
+/// and what changes with the day has changed.
+async fn append_lead(log: &dyn Log, story: &Story, rate: f64) -> anyhow::Result<u64> {
+    let lead = LEAD.as_micros() as i64;
+    append(log, story.live(now_us() - lead, rate).take_while(|e| e.due_us < lead).map(|e| e.event).collect()).await
 }
 
 /// Appends events to their topics, in order within each.

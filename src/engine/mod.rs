@@ -55,6 +55,8 @@ pub struct Totals {
     pub recoveries: AtomicU64,
     /// Snapshots that recovery found damaged and passed over.
     pub damaged_snapshots: AtomicU64,
+    /// Tasks that are in the middle of an epoch.
+    pub working: AtomicU64,
     pub rows_in: AtomicU64,
     pub late: AtomicU64,
     pub dead: AtomicU64,

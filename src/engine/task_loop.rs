@@ -154,6 +154,7 @@ struct TaskLoop<'a> {
     /// The last cut took nothing: what waits is ahead of an input that has not said yet where it stands.
     stalled: bool,
     dead_letters: DeadLetters,
+    totals: Arc<Totals>,
     epochs_run: u64,
     snapshot_at: (u64, Instant),
     snapshot_busy: Arc<AtomicBool>,
@@ -195,6 +196,7 @@ impl<'a> TaskLoop<'a> {
             told_at: Instant::now(),
             stalled: false,
             dead_letters: DeadLetters::default(),
+            totals: Arc::clone(&counted.totals),
             epochs_run: 0,
             snapshot_at: (position.epoch, Instant::now()),
             snapshot_busy: Arc::new(AtomicBool::new(false)),
@@ -242,7 +244,10 @@ impl<'a> TaskLoop<'a> {
         let (cut, took) = self.ranges(&input);
         self.stalled = !took;
         let now_ms = input.now_ms;
-        let output = self.task.process(input)?;
+        self.totals.working.fetch_add(1, Ordering::Relaxed);
+        let output = self.task.process(input);
+        self.totals.working.fetch_sub(1, Ordering::Relaxed);
+        let output = output?;
         let told = Told { watermark: output.watermark, watermarks: output.watermarks.clone() };
         let is_news = took || !output.outputs.is_empty() || told != self.told || self.position.epoch == 1;
         self.told_at = Instant::now();

@@ -47,7 +47,8 @@ pub struct Node {
     spec: Arc<ViewSpec>,
     operator: Box<dyn Operator>,
     inputs: Vec<Input>,
-    schemas: Vec<SchemaRef>,
+    /// What an input gives that has nothing.
+    empties: Vec<Flow>,
     tick_us: i64,
     /// `now()` of the last epoch: where it stays once every input has ended.
     last_now: i64,
@@ -138,9 +139,8 @@ impl Nodes {
                 Input::View(v) => Some(watermarks.get(v).copied().unwrap_or_else(|| upstream(&self.job.views[*v].name))),
             };
             let watermark = node.inputs.iter().filter_map(of_input).min().flatten();
-            let empties: Vec<Flow> = node.schemas.iter().map(empty_flow).collect();
-            let inputs: Vec<&Flow> = node.inputs.iter().zip(&empties).map(|(i, empty)| flows.get(i).unwrap_or(empty)).collect();
             let now_us = node.now(watermark);
+            let inputs: Vec<&Flow> = node.inputs.iter().zip(&node.empties).map(|(i, empty)| flows.get(i).unwrap_or(empty)).collect();
             let context = Context { watermark, now_us, set_now };
             set_now(context.now_us);
             let delta = node.operator.process(&context, &inputs, effects)?;
@@ -206,7 +206,7 @@ fn empty_flow(schema: &SchemaRef) -> Flow {
 fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: &[String]) -> Result<Node, OpError> {
     let spec = Arc::new(relaxed(view));
     let inputs: Vec<Input> = relations(&spec.body).into_iter().map(Input::from).collect();
-    let schemas = inputs.iter().map(|i| schema_of(job, *i)).collect();
+    let empties = inputs.iter().map(|i| empty_flow(&schema_of(job, *i))).collect();
     let operator: Box<dyn Operator> = match spec.body.clone() {
         Body::Aggregate(plan) if plan.window.is_some() => Box::new(WindowOperator::new(Arc::clone(&spec), plan, feeds_tables(job, index), route)?),
         Body::Aggregate(plan) => Box::new(GroupOperator::new(&spec, plan, route)?),
@@ -222,7 +222,7 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
     let alerts = job.alerts.iter().filter(|a| a.view == index).map(|a| AlertOperator::new(a.clone(), &spec, appended)).collect();
     let sends_states = matches!(&spec.body, Body::Aggregate(a) if a.phase == Phase::Partial);
     let leaves = wanted.contains(&spec.name) || job.sinks.iter().any(|s| s.view == index) || read_by_other_level(job, index);
-    Ok(Node { view: index, spec, operator, inputs, schemas, tick_us, last_now: 0, leaves, sends_states, alerts })
+    Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, alerts })
 }
 
 fn schema_of(job: &Job, input: Input) -> SchemaRef {

@@ -15,8 +15,8 @@ use arrow_array::{Array, RecordBatch, cast::AsArray, types::*};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::DataType;
 use schemas::{ChainPosition, Counters, EpochRecord, Output, OutputKind, RoomKind, RoomMessage, Verdict};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+use serde_json::{Value, json, value::RawValue};
 use std::collections::{BTreeMap, BTreeSet};
 
 const STATS_EVERY_MS: i64 = 1_000;
@@ -150,7 +150,7 @@ impl RoomsTask {
             return Ok(());
         }
         let tenant = delta.batch.schema().index_of("tenant").ok().map(|c| rows.text(c, row)).transpose()?.unwrap_or_default();
-        let data = if removed { "null".to_owned() } else { rows.object(row)?.to_string() };
+        let data = if removed { "null".to_owned() } else { rows.line(row)? };
         self.message(Draft { room, tenant, kind: sink.kind, key, removed, data, appended_us }, now_ms, messages);
         Ok(())
     }
@@ -334,29 +334,64 @@ impl<'a> JsonRows<'a> {
     }
 
     pub fn object(&self, row: usize) -> Result<Value, OpError> {
-        let mut object = Map::new();
-        for (i, field) in self.batch.schema().fields().iter().enumerate() {
-            object.insert(field.name().clone(), self.value(i, row, field.name() == "reasons")?);
-        }
-        Ok(Value::Object(object))
+        serde_json::to_value(JsonRow { rows: self, row }).map_err(|e| OpError::Broken(e.to_string()))
     }
 
-    fn value(&self, column: usize, row: usize, embedded: bool) -> Result<Value, OpError> {
-        let array = self.batch.column(column);
-        if array.is_null(row) {
-            return Ok(Value::Null);
-        }
-        Ok(match array.data_type() {
-            DataType::Int64 => json!(array.as_primitive::<Int64Type>().value(row)),
-            DataType::Int32 => json!(array.as_primitive::<Int32Type>().value(row)),
-            DataType::Int16 => json!(array.as_primitive::<Int16Type>().value(row)),
-            DataType::UInt64 => json!(array.as_primitive::<UInt64Type>().value(row)),
-            DataType::UInt32 => json!(array.as_primitive::<UInt32Type>().value(row)),
-            DataType::Float64 => json!(array.as_primitive::<Float64Type>().value(row)),
-            DataType::Boolean => json!(array.as_boolean().value(row)),
-            DataType::Decimal128(_, _) => serde_json::from_str(&self.text(column, row)?).unwrap_or(Value::Null),
-            DataType::Utf8 if embedded => serde_json::from_str(&self.text(column, row)?).unwrap_or(Value::Null),
-            _ => Value::String(self.text(column, row)?),
-        })
+    /// The row as one line of JSON.
+    pub fn line(&self, row: usize) -> Result<String, OpError> {
+        serde_json::to_string(&JsonRow { rows: self, row }).map_err(|e| OpError::Broken(e.to_string()))
     }
+}
+
+struct JsonRow<'a> {
+    rows: &'a JsonRows<'a>,
+    row: usize,
+}
+
+struct JsonCell<'a> {
+    rows: &'a JsonRows<'a>,
+    column: usize,
+    row: usize,
+    /// A text that holds JSON.
+    embedded: bool,
+}
+
+impl Serialize for JsonRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let schema = self.rows.batch.schema_ref();
+        let mut object = serializer.serialize_map(Some(schema.fields().len()))?;
+        for (column, field) in schema.fields().iter().enumerate() {
+            object.serialize_entry(field.name(), &JsonCell { rows: self.rows, column, row: self.row, embedded: field.name() == "reasons" })?;
+        }
+        object.end()
+    }
+}
+
+impl Serialize for JsonCell<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (array, row) = (self.rows.batch.column(self.column), self.row);
+        if array.is_null(row) {
+            return serializer.serialize_none();
+        }
+        let text = || self.rows.text(self.column, row).map_err(serde::ser::Error::custom);
+        match array.data_type() {
+            DataType::Int64 => serializer.serialize_i64(array.as_primitive::<Int64Type>().value(row)),
+            DataType::Int32 => serializer.serialize_i32(array.as_primitive::<Int32Type>().value(row)),
+            DataType::Int16 => serializer.serialize_i16(array.as_primitive::<Int16Type>().value(row)),
+            DataType::UInt64 => serializer.serialize_u64(array.as_primitive::<UInt64Type>().value(row)),
+            DataType::UInt32 => serializer.serialize_u32(array.as_primitive::<UInt32Type>().value(row)),
+            DataType::Float64 => serializer.serialize_f64(array.as_primitive::<Float64Type>().value(row)),
+            DataType::Boolean => serializer.serialize_bool(array.as_boolean().value(row)),
+            DataType::Decimal128(_, _) => serde_json::from_str::<Value>(&text()?).ok().serialize(serializer),
+            DataType::Utf8 if self.embedded => embedded(array.as_string::<i32>().value(row)).serialize(serializer),
+            DataType::Utf8 => serializer.serialize_str(array.as_string::<i32>().value(row)),
+            _ => serializer.serialize_str(&text()?),
+        }
+    }
+}
+
+/// A text as the JSON that it holds, if it does. It goes out as it is, unless it has line breaks: those separate rows.
+fn embedded(text: &str) -> Option<Box<RawValue>> {
+    let one_line = if text.contains('\n') { serde_json::from_str::<Value>(text).ok()?.to_string() } else { text.to_owned() };
+    RawValue::from_string(one_line).ok()
 }
