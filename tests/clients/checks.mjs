@@ -296,6 +296,7 @@ async function unsubscribes({ env, connected, subscribed, publish }) {
 }
 
 const STATE_KEYS = 7;
+const ofState = ({ k, n }) => ({ k, n });
 const stateLine = (room, n) => `set ${room} k${n % STATE_KEYS} ${JSON.stringify({ k: `k${n % STATE_KEYS}`, n })}`;
 const byKey = (rows) => JSON.stringify([...rows].sort(([a], [b]) => a.localeCompare(b)));
 
@@ -315,7 +316,7 @@ async function stateOverHttp(tools) {
 
   const state = await readState(tools, room);
   equal(state.offset, 40, 'offset of the state');
-  const rows = new Map(state.entries.map((e) => [e.key, e.data]));
+  const rows = new Map(state.entries.map((e) => [e.key, ofState(e.data)]));
   await set(41, 80); // between the state and the subscribe: exactly what a join can lose
   await env.published(room, 80);
   const { seen } = await subscribed(client, room, { since: { offset: state.offset, epoch: state.epoch } });
@@ -327,7 +328,7 @@ async function stateOverHttp(tools) {
   const offsets = seen.offsets();
   if (offsets.some((offset, i) => offset <= (i === 0 ? state.offset : offsets[i - 1]))) throw new Error(`offsets do not rise from ${state.offset}: ${offsets}`);
   equal([last.offset, seen.subscribed[0].recovered], [100, true], 'the last offset, and whether the join was whole');
-  for (const { data } of seen.publications) rows.set(data.k, data);
+  for (const { data } of seen.publications) rows.set(data.k, ofState(data));
   const want = new Map(count(94, 100).map((n) => [`k${n % STATE_KEYS}`, { k: `k${n % STATE_KEYS}`, n }]));
   equal(byKey(rows), byKey(want), 'rows');
 
