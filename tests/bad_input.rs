@@ -325,6 +325,27 @@ fn an_interrupted_run_ends_in_order_and_goes_on_with_nothing_lost_and_nothing_tw
 }
 
 #[test]
+fn a_flipped_bit_in_the_log_ends_run_with_1_and_names_topic_partition_offset_and_file() {
+    let folder = Folder::new(JOB);
+    let mut engine = folder.engine();
+    let ids: Vec<String> = (0..20).map(|n| format!("flipped-{n:02}")).collect();
+    assert_eq!(engine.post(ids.iter().map(|id| usage(id, &now(), "1") + "\n").collect::<String>()).unwrap().0, 200);
+    eventually("the events are in the sink", || all_once(ids.iter().cloned(), &folder.path().join("data/out")));
+    assert_eq!(engine.stop("TERM").0, Some(0));
+    // Whoever recovers without a snapshot reads all of the log again.
+    std::fs::remove_dir_all(folder.path().join("data/snapshots")).unwrap();
+    let file = folder.path().join("data/log/log.redb");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let places: Vec<usize> = bytes.windows(10).enumerate().filter(|(_, w)| w == b"flipped-07").map(|(at, _)| at).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|at| bytes[at + 9] ^= 1);
+    std::fs::write(&file, bytes).unwrap();
+    let (code, _, err) = folder.run(&["run"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("log is damaged at `usage.v1/") && err.contains("@") && err.contains("log.redb"), "{err}");
+}
+
+#[test]
 fn a_redis_that_comes_later_is_waited_for_and_gets_everything() {
     if Command::new("redis-server").arg("--version").output().is_err() {
         println!("left out: `redis-server` is not installed");

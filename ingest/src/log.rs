@@ -24,7 +24,7 @@ pub struct TopicSpec {
 pub struct Appended {
     /// Offset of the first record; the others follow without a gap.
     pub base_offset: u64,
-    /// UTC microseconds, the same for all records of the append.
+    /// Append time of the first record in UTC microseconds, as readers will see it.
     pub append_us: i64,
 }
 
@@ -40,7 +40,7 @@ pub struct Fetch {
 ///
 /// An append that returned is durable, stands at contiguous offsets and is seen by every reader from then on. An append that
 /// failed is not acknowledged; after an error of kind [`ErrorKind::Retry`] it may stand in the log all the same, so one who
-/// sends it again must be able to tell. Append times never go back within a partition, and two appends to it never share one.
+/// sends it again must be able to tell. Append times never go back within a partition; two appends may share one.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
     /// True when the topic was created now. One that exists with another number of partitions is an error with both.
