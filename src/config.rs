@@ -60,9 +60,19 @@ pub struct Log {
     pub group_commit: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogKind {
     Embedded,
+    Kafka(Kafka),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kafka {
+    pub brokers: String,
+    /// `None`: three copies where there are three brokers, else one.
+    pub replication: Option<u16>,
+    /// librdkafka's own settings.
+    pub properties: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -181,10 +191,14 @@ impl Config {
     /// The values in force, for `headend check --json`; the secret is not among them.
     pub fn to_json(&self) -> serde_json::Value {
         let (e, g) = (&self.engine, &self.gateway);
+        let (kind, brokers) = match &self.log.kind {
+            LogKind::Embedded => ("embedded", None),
+            LogKind::Kafka(kafka) => ("kafka", Some(&kafka.brokers)),
+        };
         serde_json::json!({
             "engine": {"dir": e.dir, "job": e.job, "partitions": e.partitions, "owner": e.owner, "snapshot_every": e.snapshot_every, "snapshot_interval_ms": e.snapshot_interval.as_millis() as u64,
                 "cut_rows_max": e.cut_rows_max, "cut_min_ms": e.cut_min.as_millis() as u64, "inflight": e.inflight, "threads": e.threads},
-            "log": {"kind": "embedded", "group_commit_ms": self.log.group_commit.as_millis() as u64},
+            "log": {"kind": kind, "brokers": brokers, "group_commit_ms": self.log.group_commit.as_millis() as u64},
             "gateway": {"listen": g.listen, "allowed_origins": g.allowed_origins, "ping_ms": g.ping.as_millis() as u64},
             "models": {"churn": self.models.churn},
         })
@@ -207,8 +221,25 @@ fn threads(v: &Values) -> Result<usize, ConfigError> {
 fn log_kind(v: &Values) -> Result<LogKind, ConfigError> {
     match v.text("log.kind")? {
         "embedded" => Ok(LogKind::Embedded),
-        _ => Err(v.refused("log.kind", "`embedded`")),
+        "kafka" => Ok(LogKind::Kafka(kafka(v)?)),
+        _ => Err(v.refused("log.kind", "`embedded` or `kafka`")),
     }
+}
+
+fn kafka(v: &Values) -> Result<Kafka, ConfigError> {
+    let properties = match v.optional_path("log.properties") {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+            ingest::kafka::parse_properties(&text)
+                .map_err(|line| ConfigError::Toml { place: Place::File { path, line }, message: "expected `name=value`".to_owned() })?
+        }
+        None => Vec::new(),
+    };
+    let replication = match v.text("log.replication")? {
+        "auto" => None,
+        _ => Some(v.number("log.replication", 1, 9)?),
+    };
+    Ok(Kafka { brokers: v.text("log.brokers")?.to_owned(), replication, properties })
 }
 
 fn secret(v: &Values) -> Result<Secret, ConfigError> {

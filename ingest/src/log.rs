@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use schemas::{NewRecord, Record};
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 
 /// The largest record (key, value and headers) that any topic takes.
 pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -32,7 +33,7 @@ pub struct Appended {
 pub struct Fetch {
     /// In offset order, the first one at the reader's position.
     pub records: Vec<Record>,
-    /// The log's own answer, fresh: nothing stood after these records.
+    /// The log's own word that nothing stood after these records: as it was when they came, and fresh where there are none.
     pub caught_up: bool,
 }
 
@@ -68,8 +69,11 @@ pub trait Log: Send + Sync + 'static {
     /// Lets the log forget what stands before `offset`.
     async fn delete_before(&self, topic: &str, partition: u32, offset: u64) -> Result<(), LogError>;
 
-    /// Which partitions of `topic` (an epoch topic) this process owns. Embedded: all, at once.
-    fn ownership(&self, topic: &str) -> Result<Box<dyn Ownership>, LogError>;
+    /// Joins the group that shares the partitions of `topic`, an epoch topic. Embedded: all of them are owned at once.
+    async fn ownership(&self, topic: &str) -> Result<Arc<dyn Ownership>, LogError>;
+
+    /// Waits for what was accepted and lets go of everything.
+    async fn close(&self);
 }
 
 /// Reads one partition in offset order.
@@ -87,14 +91,15 @@ pub trait LogReader: Send {
 
 /// Membership in the group that shares the partitions of an epoch topic.
 #[async_trait]
-pub trait Ownership: Send {
-    /// Waits for the next change and returns what is owned after it. The first call answers with the first assignment.
-    async fn changed(&mut self) -> Vec<u32>;
-
-    fn owned(&self) -> Vec<u32>;
+pub trait Ownership: Send + Sync {
+    /// What is owned now, in order, and every change of it. Empty before the first assignment.
+    fn owned(&self) -> watch::Receiver<Vec<u32>>;
 
     /// Commits `offset` synchronously through the membership, before a claim. False: this generation is over, give the task up.
     async fn confirm(&self, partition: u32, offset: u64) -> Result<bool, LogError>;
+
+    /// Gives everything back, so that others may take it over at once. Nothing is owned from here on.
+    async fn leave(&self);
 }
 
 /// What the caller should do about an error.
@@ -132,6 +137,12 @@ pub enum LogError {
     Damaged { topic: String, partition: u32, offset: u64, file: String, what: String },
     #[error("log is damaged: `{file}`: {what}")]
     DamagedFile { file: String, what: String },
+    #[error("cannot {what}: {reason}")]
+    Unavailable { what: String, reason: String },
+    #[error("records {from} to {to} of `{topic}/{partition}` were written by more than one process")]
+    Interleaved { topic: String, partition: u32, from: u64, to: u64 },
+    #[error("setting `{name}`: {reason}")]
+    Setting { name: String, reason: String },
     #[error("log is closed")]
     Closed,
     #[error("cannot access log `{file}`: {source}")]
@@ -141,12 +152,13 @@ pub enum LogError {
 impl LogError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::DiskFull { .. } | Self::Io { .. } => ErrorKind::Retry,
+            Self::DiskFull { .. } | Self::Io { .. } | Self::Unavailable { .. } | Self::Interleaved { .. } => ErrorKind::Retry,
             Self::UnknownTopic { .. }
             | Self::UnknownPartition { .. }
             | Self::PartitionsDiffer { .. }
             | Self::InvalidTopic { .. }
             | Self::NullKey { .. }
+            | Self::Setting { .. }
             | Self::RecordTooLarge { .. } => ErrorKind::Reject,
             Self::OffsetOutOfRange { .. } | Self::Locked { .. } | Self::Damaged { .. } | Self::DamagedFile { .. } | Self::Closed => ErrorKind::Stop,
         }

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 use anyhow::{Context, bail};
-use ingest::embedded::{EmbeddedConfig, EmbeddedLog};
+use ingest::{EmbeddedConfig, EmbeddedLog, Log};
 use schemas::event::EventType;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -46,17 +46,17 @@ pub async fn run(args: ImportArgs, stop: CancellationToken) -> anyhow::Result<()
 }
 
 /// Where the events go; the log too where it is opened here and has to be closed.
-async fn destination(args: &ImportArgs, event: &EventType) -> anyhow::Result<(Destination, Option<Arc<EmbeddedLog>>)> {
+async fn destination(args: &ImportArgs, event: &EventType) -> anyhow::Result<(Destination, Option<Arc<dyn Log>>)> {
     if let Some(address) = &args.to {
         return Ok((Destination::Http(Door::new(address, event, args.token.as_deref())), None));
     }
     let config = args.config.as_deref().map(Config::load).transpose()?;
-    let log = match (&args.dir, &config) {
+    let log: Arc<dyn Log> = match (&args.dir, &config) {
         (Some(dir), _) => {
             let dir = config::log_dir(dir);
             EmbeddedLog::open(&dir, EmbeddedConfig::default()).with_context(|| format!("cannot open the log in `{}`", dir.display()))?
         }
-        (None, Some(config)) => super::topics::open_log(config)?,
+        (None, Some(config)) => super::topics::open_log(config).await?,
         (None, None) => bail!("no destination is given: --dir, --to or --config"),
     };
     let partitions = args.partitions.or(config.as_ref().map(|c| c.engine.partitions));

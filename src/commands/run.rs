@@ -17,13 +17,13 @@ pub async fn run(args: RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let engine = engine_config(&config)?;
     check_sinks(&engine, &config.engine.dir)?;
     // The folder goes first: who starts a second engine on it by mistake has its port taken too, and is to hear of the folder.
-    let log = super::topics::open_log(&config)?;
+    let log = super::topics::open_log(&config).await?;
     let gateway = GatewayConfig {
         allowed_origins: config.gateway.allowed_origins.clone(),
         ping: config.gateway.ping,
         ..GatewayConfig::new(config.gateway.secret.expose())
     };
-    let ran = serve(&config, engine, Arc::clone(&log) as Arc<dyn ingest::Log>, gateway, stop).await;
+    let ran = serve(&config, engine, Arc::clone(&log), gateway, stop).await;
     log.close().await;
     ran
 }

@@ -5,20 +5,25 @@ use crate::{
     config::{Config, LogKind},
 };
 use anyhow::Context;
-use ingest::{
-    embedded::{EmbeddedConfig, EmbeddedLog},
-    log::{Log, TopicSpec},
-};
+use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log, TopicSpec};
 use schemas::event::EVENT_TYPES;
 use std::{collections::BTreeMap, sync::Arc};
 use stream_jobs::plan::Job;
 
 /// Opens the log that the configuration names.
-pub fn open_log(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
-    let LogKind::Embedded = config.log.kind;
-    let dir = config.engine.log_dir();
-    let embedded = EmbeddedConfig { group_commit_max: config.log.group_commit, ..Default::default() };
-    EmbeddedLog::open(&dir, embedded).with_context(|| format!("cannot open the log in `{}`", dir.display()))
+pub async fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
+    match &config.log.kind {
+        LogKind::Embedded => {
+            let dir = config.engine.log_dir();
+            let embedded = EmbeddedConfig { group_commit_max: config.log.group_commit, ..Default::default() };
+            Ok(EmbeddedLog::open(&dir, embedded).with_context(|| format!("cannot open the log in `{}`", dir.display()))?)
+        }
+        LogKind::Kafka(kafka) => {
+            let settings =
+                KafkaConfig { replication: kafka.replication, properties: kafka.properties.clone(), ..KafkaConfig::new(&kafka.brokers, &config.engine.owner) };
+            Ok(KafkaLog::open(settings).await.with_context(|| format!("cannot use Kafka at `{}`", kafka.brokers))?)
+        }
+    }
 }
 
 /// Every event's topic and every source's, by name.
@@ -43,7 +48,7 @@ pub async fn run(command: &TopicsCommand) -> anyhow::Result<()> {
     let TopicsCommand::Apply { config, json } = command;
     let config = Config::load(&config.config)?;
     let job = super::plan_file(&config.engine.job, &super::functions(config.models.churn.as_deref())?)?;
-    let log = open_log(&config)?;
+    let log = open_log(&config).await?;
     let done = create(log.as_ref(), needed(&job, config.engine.partitions)).await;
     log.close().await;
     let done = done?;

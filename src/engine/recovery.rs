@@ -28,10 +28,10 @@ pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, 
     let totals = &counted.totals;
     let mut recovered = from_snapshot(setup, totals).await?;
     let topic = epoch_topic(&setup.group);
-    let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, recovered.position).map_err(chain_error)?;
+    let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, recovered.position)?;
     let mut rerun = 0;
     loop {
-        let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await.map_err(chain_error)?;
+        let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await?;
         for epoch in &epochs {
             if epoch.record.header.kind == EpochKind::Work {
                 run_again(setup, &mut recovered, epoch, totals).await?;
@@ -52,10 +52,12 @@ pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, 
     Ok(recovered)
 }
 
-fn chain_error(e: super::chain::ChainError) -> TaskError {
-    match e {
-        super::chain::ChainError::Log(e) => TaskError::Log(e),
-        super::chain::ChainError::Record { topic, partition, offset, source } => TaskError::Epoch { topic, partition, offset, source },
+impl From<super::chain::ChainError> for TaskError {
+    fn from(e: super::chain::ChainError) -> Self {
+        match e {
+            super::chain::ChainError::Log(e) => Self::Log(e),
+            super::chain::ChainError::Record { topic, partition, offset, source } => Self::Epoch { topic, partition, offset, source },
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     chain::ChainFollower,
     task_loop::{self, BuildTask, TaskSetup},
 };
-use ingest::log::{Log, LogError, TopicSpec};
+use ingest::log::{Log, LogError, Ownership, TopicSpec};
 use object_store::ObjectStore;
 use schemas::{ChainPosition, Versions};
 use std::{
@@ -142,22 +142,14 @@ impl Engine {
         }
         let totals = Arc::new(Totals::default());
         let mut work = JoinSet::new();
-        let partitions = config.level_partitions();
-        for level in levels(&job) {
-            for partition in 0..partitions.of(level) {
-                let setup =
-                    setup(&config, &job, &log, &snapshots, level_group(&job.name, level), partition, level == 1, build_level(&config, level, partition));
-                let (totals, stop) = (Arc::clone(&totals), stop.clone());
-                work.spawn(async move { Ok(task_loop::run(setup, totals, stop).await?) });
+        for group in groups(&config, &job) {
+            if let Some(dir) = &config.sink_dir {
+                // A wrong option of a sink is an error of the start.
+                sinks_of(&job, &group, dir)?;
             }
-        }
-        if config.rooms {
-            let setup = setup(&config, &job, &log, &snapshots, rooms_group(&job.name), 0, false, build_rooms(&config));
-            let (totals, stop) = (Arc::clone(&totals), stop.clone());
-            work.spawn(async move { Ok(task_loop::run(setup, totals, stop).await?) });
-        }
-        if let Some(dir) = &config.sink_dir {
-            start_sinks(&job, &log, partitions, dir, &mut work, &stop)?;
+            let shared =
+                Shared { config: config.clone(), job: Arc::clone(&job), log: Arc::clone(&log), snapshots: Arc::clone(&snapshots), totals: Arc::clone(&totals) };
+            work.spawn(shared.supervise(group, stop.clone()));
         }
         Ok(Self { job, totals, work, stop })
     }
@@ -177,38 +169,6 @@ impl Engine {
             }
         }
         first
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "one place where a task's setup is put together")]
-fn setup(
-    config: &EngineConfig,
-    job: &Arc<Job>,
-    log: &Arc<dyn Log>,
-    snapshots: &Arc<dyn ObjectStore>,
-    group: String,
-    partition: u32,
-    counts_rows: bool,
-    build: BuildTask,
-) -> TaskSetup {
-    TaskSetup {
-        group,
-        partition,
-        partitions: config.partitions,
-        owner: config.owner.clone(),
-        build,
-        log: Arc::clone(log),
-        snapshots: Arc::clone(snapshots),
-        sources: Arc::new(job.sources.clone()),
-        versions: versions(config, job),
-        rows_max: config.rows_max,
-        cut_min: config.cut_min,
-        inflight: config.inflight,
-        snapshot_every: config.snapshot_every,
-        snapshot_interval: config.snapshot_interval,
-        crash_every: config.crash_every,
-        appended_us: config.appended_us,
-        counts_rows,
     }
 }
 
@@ -239,25 +199,133 @@ fn build_rooms(config: &EngineConfig) -> BuildTask {
     })
 }
 
-/// One loop per sink and task of its view's level; each keeps its own cursor, so a slow one holds nobody back.
-fn start_sinks(
-    job: &Job,
-    log: &Arc<dyn Log>,
-    partitions: Partitions,
-    dir: &std::path::Path,
-    work: &mut JoinSet<Result<(), EngineError>>,
-    stop: &CancellationToken,
-) -> Result<(), StartError> {
-    for spec in job.sinks.iter().filter(|s| s.connector != "room") {
-        let view = &job.views[spec.view];
-        for task in 0..partitions.of(view.level) {
-            let sink = sinks::build(&sink_options(spec, job, dir))?;
-            let source = ChainFollower::new(log, &epoch_topic(&level_group(&job.name, view.level)), task, ChainPosition::default())?;
-            let stop = stop.clone();
-            work.spawn(async move { Ok(sinks::drive(sink, task, source, stop).await?) });
+/// Tasks that share an epoch topic, one a partition of it.
+struct Group {
+    name: String,
+    /// `None`: the room tasks.
+    level: Option<u8>,
+}
+
+fn groups(config: &EngineConfig, job: &Job) -> Vec<Group> {
+    let level = |level| Group { name: level_group(&job.name, level), level: Some(level) };
+    let rooms = config.rooms.then(|| Group { name: rooms_group(&job.name), level: None });
+    levels(job).into_iter().map(level).chain(rooms).collect()
+}
+
+/// The sinks of the group's views. Each keeps its own cursor, so a slow one holds nobody back.
+fn sinks_of(job: &Job, group: &Group, dir: &std::path::Path) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
+    let of_group = job.sinks.iter().filter(|s| s.connector != "room" && Some(job.views[s.view].level) == group.level);
+    of_group.map(|spec| sinks::build(&sink_options(spec, job, dir))).collect()
+}
+
+/// What every group of tasks works with.
+struct Shared {
+    config: EngineConfig,
+    job: Arc<Job>,
+    log: Arc<dyn Log>,
+    snapshots: Arc<dyn ObjectStore>,
+    totals: Arc<Totals>,
+}
+
+/// A task that runs, and how it is told to stop.
+type Running = BTreeMap<u32, CancellationToken>;
+
+impl Shared {
+    /// Runs the tasks of the partitions that are owned, with their sinks, as ownership comes and goes. On `stop` they end in order, and
+    /// then the group is left, so that who takes over finds snapshots.
+    async fn supervise(self, group: Group, stop: CancellationToken) -> Result<(), EngineError> {
+        let ownership = self.log.ownership(&epoch_topic(&group.name)).await.map_err(TaskError::from)?;
+        let ended = self.follow(&group, &ownership, &stop).await;
+        ownership.leave().await;
+        ended
+    }
+
+    async fn follow(&self, group: &Group, ownership: &Arc<dyn Ownership>, stop: &CancellationToken) -> Result<(), EngineError> {
+        let mut owned = ownership.owned();
+        let mut running = Running::new();
+        let mut work: JoinSet<(u32, Result<(), EngineError>)> = JoinSet::new();
+        loop {
+            let mine = if stop.is_cancelled() { Vec::new() } else { owned.borrow_and_update().clone() };
+            for (_, stop) in running.iter().filter(|(partition, _)| !mine.contains(partition)) {
+                stop.cancel();
+            }
+            // One that is owned again while it still stops is started when it has ended.
+            for partition in mine {
+                if let std::collections::btree_map::Entry::Vacant(free) = running.entry(partition) {
+                    let stop = free.insert(CancellationToken::new()).clone();
+                    let run = self.run_partition(group, ownership, partition, stop)?;
+                    work.spawn(async move { (partition, run.await) });
+                }
+            }
+            if stop.is_cancelled() && running.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = stop.cancelled(), if !stop.is_cancelled() => {}
+                changed = owned.changed(), if !stop.is_cancelled() => if changed.is_err() { return Ok(()) },
+                Some(ended) = work.join_next() => {
+                    let (partition, result) = ended.map_err(|e| EngineError::Panic(e.to_string()))?;
+                    running.remove(&partition);
+                    result?;
+                }
+            }
         }
     }
-    Ok(())
+
+    /// The task of a partition and the sinks that follow it; ends when all of them have.
+    fn run_partition(
+        &self,
+        group: &Group,
+        ownership: &Arc<dyn Ownership>,
+        partition: u32,
+        stop: CancellationToken,
+    ) -> Result<impl Future<Output = Result<(), EngineError>> + Send + use<>, EngineError> {
+        let mut work: JoinSet<Result<(), EngineError>> = JoinSet::new();
+        let (setup, totals, task_stop) = (self.setup(group, ownership, partition), Arc::clone(&self.totals), stop.clone());
+        work.spawn(async move { Ok(task_loop::run(setup, totals, task_stop).await?) });
+        if let Some(dir) = &self.config.sink_dir {
+            for sink in sinks_of(&self.job, group, dir)? {
+                let source = ChainFollower::new(&self.log, &epoch_topic(&group.name), partition, ChainPosition::default()).map_err(TaskError::from)?;
+                let stop = stop.clone();
+                work.spawn(async move { Ok(sinks::drive(sink, partition, source, stop).await?) });
+            }
+        }
+        Ok(async move {
+            let mut first = Ok(());
+            while let Some(ended) = work.join_next().await {
+                let result = ended.unwrap_or_else(|e| Err(EngineError::Panic(e.to_string())));
+                if result.is_err() {
+                    stop.cancel();
+                }
+                first = first.and(result);
+            }
+            first
+        })
+    }
+
+    fn setup(&self, group: &Group, ownership: &Arc<dyn Ownership>, partition: u32) -> TaskSetup {
+        let config = &self.config;
+        TaskSetup {
+            group: group.name.clone(),
+            partition,
+            partitions: config.partitions,
+            owner: config.owner.clone(),
+            build: group.level.map_or_else(|| build_rooms(config), |level| build_level(config, level, partition)),
+            log: Arc::clone(&self.log),
+            ownership: Arc::clone(ownership),
+            snapshots: Arc::clone(&self.snapshots),
+            sources: Arc::new(self.job.sources.clone()),
+            versions: versions(config, &self.job),
+            rows_max: config.rows_max,
+            cut_min: config.cut_min,
+            inflight: config.inflight,
+            snapshot_every: config.snapshot_every,
+            snapshot_interval: config.snapshot_interval,
+            crash_every: config.crash_every,
+            appended_us: config.appended_us,
+            counts_rows: group.level == Some(1),
+        }
+    }
 }
 
 /// A sink as the `sinks` crate takes it; `check` builds it too, without touching anything.

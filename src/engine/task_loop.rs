@@ -53,6 +53,8 @@ pub struct TaskSetup {
     pub owner: String,
     pub build: BuildTask,
     pub log: Arc<dyn Log>,
+    /// Membership in the group that shares the tasks of this level.
+    pub ownership: Arc<dyn Ownership>,
     pub snapshots: Arc<dyn ObjectStore>,
     pub sources: Arc<Vec<SourceSpec>>,
     pub versions: Versions,
@@ -85,7 +87,11 @@ pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken)
             Err(TaskError::Crash) => debug!(group = setup.group, task = setup.partition, "dropped on purpose"),
             Err(e @ TaskError::Fenced { .. }) => {
                 warn!(group = setup.group, task = setup.partition, error = %e, "starting again from the claim");
-                tokio::time::sleep(backoff).await;
+                metrics::counter!("headend_task_fenced_total", "group" => setup.group.clone()).increment(1);
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(backoff) => {}
+                }
                 backoff = (backoff * 2).min(Duration::from_secs(5));
             }
             Err(TaskError::Log(e)) if e.kind() == ingest::ErrorKind::Retry => {
@@ -104,9 +110,13 @@ pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken)
 
 /// One ownership: from recovery to the end.
 async fn own(setup: &TaskSetup, counted: &Counted, stop: &CancellationToken) -> Result<(), TaskError> {
-    let recovered = recover(setup, counted).await?;
-    let ownership = setup.log.ownership(&epoch_topic(&setup.group))?;
-    let mut owned = TaskLoop::claim(setup, recovered, ownership, counted).await?;
+    // What recovery has read so far is nothing that an end could lose.
+    let recovered = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        recovered = recover(setup, counted) => recovered?,
+    };
+    let mut owned = TaskLoop::claim(setup, recovered, counted).await?;
     let ran = owned.work(stop).await;
     // A planned stop waits for what is on its way and leaves a snapshot; a crash does neither.
     if ran.is_ok() { owned.finish().await } else { ran }
@@ -162,10 +172,10 @@ struct TaskLoop<'a> {
 
 impl<'a> TaskLoop<'a> {
     /// Reads to the end (done by recovery), confirms the ownership, appends an empty epoch and sees it win.
-    async fn claim(setup: &'a TaskSetup, recovered: Recovered, ownership: Box<dyn Ownership>, counted: &Counted) -> Result<Self, TaskError> {
+    async fn claim(setup: &'a TaskSetup, recovered: Recovered, counted: &Counted) -> Result<Self, TaskError> {
         let Recovered { task, mut position, inputs, told } = recovered;
         let topic = epoch_topic(&setup.group);
-        if !ownership.confirm(setup.partition, position.next_offset).await? {
+        if !setup.ownership.confirm(setup.partition, position.next_offset).await? {
             return Err(TaskError::Fenced { topic, partition: setup.partition, offset: position.next_offset });
         }
         let id = new_id(setup);

@@ -97,15 +97,6 @@ impl EmbeddedLog {
         Ok(Arc::new(Self { shared, commands }))
     }
 
-    /// Commits what was accepted, releases the directory and ends every reader. Appends from here on fail.
-    pub async fn close(&self) {
-        let (done, closed) = oneshot::channel();
-        if self.commands.send(Command::Close(done)).await.is_ok() {
-            // The committer answers when the file is released; where it has ended already, the file is released too.
-            let _ = closed.await;
-        }
-    }
-
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Command) -> Result<T, LogError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| LogError::Closed)?;
@@ -205,32 +196,37 @@ impl Log for EmbeddedLog {
         self.ask(|reply| Command::DeleteBefore { topic, partition, offset, reply }).await
     }
 
-    fn ownership(&self, topic: &str) -> Result<Box<dyn Ownership>, LogError> {
+    async fn ownership(&self, topic: &str) -> Result<Arc<dyn Ownership>, LogError> {
         let partitions = self.shared.topic(topic)?.spec.partitions;
-        Ok(Box::new(OwnsAll { partitions, told: false }))
+        Ok(Arc::new(OwnsAll { owned: watch::Sender::new((0..partitions).collect()) }))
+    }
+
+    /// Commits what was accepted, releases the directory and ends every reader. Appends from here on fail.
+    async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            // The committer answers when the file is released; where it has ended already, the file is released too.
+            let _ = closed.await;
+        }
     }
 }
 
-/// One process, so it owns everything, from the start and for ever.
+/// One process, so it owns everything, from the start and until it leaves.
 struct OwnsAll {
-    partitions: u32,
-    told: bool,
+    owned: watch::Sender<Vec<u32>>,
 }
 
 #[async_trait]
 impl Ownership for OwnsAll {
-    async fn changed(&mut self) -> Vec<u32> {
-        if std::mem::replace(&mut self.told, true) {
-            std::future::pending::<()>().await;
-        }
-        self.owned()
+    fn owned(&self) -> watch::Receiver<Vec<u32>> {
+        self.owned.subscribe()
     }
 
-    fn owned(&self) -> Vec<u32> {
-        (0..self.partitions).collect()
+    async fn confirm(&self, partition: u32, _offset: u64) -> Result<bool, LogError> {
+        Ok(self.owned.borrow().contains(&partition))
     }
 
-    async fn confirm(&self, _partition: u32, _offset: u64) -> Result<bool, LogError> {
-        Ok(true)
+    async fn leave(&self) {
+        self.owned.send_replace(Vec::new());
     }
 }

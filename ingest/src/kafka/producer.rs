@@ -1,0 +1,203 @@
+//! The one producer of the process: idempotent, in order within a partition.
+//!
+//! An append goes into the producer's queue as a whole before the next one does, so its records stand side by side unless another
+//! process writes to the same partition; then the append is an error, and whoever sent it reads what stands there. A producer
+//! that librdkafka gives up for good is replaced.
+
+use super::{config::KafkaConfig, fault};
+use crate::log::{Appended, LogError, RECORD_BYTES_MAX};
+use rdkafka::{
+    ClientContext, Message, Statistics,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+};
+use schemas::NewRecord;
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// How long a full queue is given before it is tried again.
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
+
+pub(super) struct Context;
+
+impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        metrics::gauge!("headend_kafka_producer_waiting_records").set(statistics.msg_cnt as f64);
+        metrics::gauge!("headend_kafka_producer_waiting_bytes").set(statistics.msg_size as f64);
+        for broker in statistics.brokers.values().filter(|b| b.nodeid >= 0) {
+            if let Some(rtt) = &broker.rtt {
+                metrics::gauge!("headend_kafka_round_trip_seconds", "broker" => broker.nodeid.to_string(), "quantile" => "0.99").set(rtt.p99 as f64 / 1e6);
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        metrics::counter!("headend_kafka_errors_total", "client" => "producer").increment(1);
+        tracing::warn!(%error, reason, "Kafka producer");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Arc<Flight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, flight: Arc<Flight>) {
+        match result {
+            Ok(message) => flight.landed(message.offset(), message.timestamp().to_millis().unwrap_or(-1)),
+            Err((error, _)) => flight.failed(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
+        }
+    }
+}
+
+/// An append on its way.
+pub(super) struct Flight {
+    state: Mutex<State>,
+}
+
+struct State {
+    left: usize,
+    first: i64,
+    last: i64,
+    append_ms: i64,
+    error: Option<RDKafkaErrorCode>,
+    done: Option<oneshot::Sender<Result<Landed, RDKafkaErrorCode>>>,
+}
+
+struct Landed {
+    first: i64,
+    last: i64,
+    append_ms: i64,
+}
+
+impl Flight {
+    fn new(records: usize) -> (Arc<Self>, oneshot::Receiver<Result<Landed, RDKafkaErrorCode>>) {
+        let (done, landed) = oneshot::channel();
+        let state = State { left: records, first: i64::MAX, last: i64::MIN, append_ms: 0, error: None, done: Some(done) };
+        (Arc::new(Self { state: Mutex::new(state) }), landed)
+    }
+
+    fn landed(&self, offset: i64, append_ms: i64) {
+        self.one(|state| {
+            if offset < state.first {
+                (state.first, state.append_ms) = (offset, append_ms);
+            }
+            state.last = state.last.max(offset);
+        });
+    }
+
+    fn failed(&self, error: RDKafkaErrorCode) {
+        self.one(|state| state.error = state.error.or(Some(error)));
+    }
+
+    fn one(&self, note: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        note(&mut state);
+        state.left -= 1;
+        if state.left == 0
+            && let Some(done) = state.done.take()
+        {
+            let landed = Landed { first: state.first, last: state.last, append_ms: state.append_ms };
+            // Whoever gave up waiting does not need the answer; the records stand all the same.
+            let _ = done.send(state.error.map_or(Ok(landed), Err));
+        }
+    }
+}
+
+type Client = ThreadedProducer<Context>;
+
+pub(super) struct Producer {
+    config: KafkaConfig,
+    client: RwLock<Arc<Client>>,
+    /// Held while an append goes into the queue.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Producer {
+    pub fn new(config: KafkaConfig) -> Result<Self, LogError> {
+        let client = RwLock::new(Arc::new(client(&config)?));
+        Ok(Self { config, client, turn: tokio::sync::Mutex::default() })
+    }
+
+    pub fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// `records` is not empty.
+    pub async fn append(&self, topic: &str, partition: u32, records: Vec<NewRecord>) -> Result<Appended, LogError> {
+        let n = records.len();
+        let (flight, landed) = Flight::new(n);
+        let client = self.usable()?;
+        {
+            let _turn = self.turn.lock().await;
+            for (index, record) in records.into_iter().enumerate() {
+                if let Err(error) = enqueue(&client, topic, partition, &record, &flight).await {
+                    if index == 0 {
+                        return Err(self.error(topic, partition, error));
+                    }
+                    // What went before is on its way; the append as a whole has failed.
+                    (index..n).for_each(|_| flight.failed(error));
+                    break;
+                }
+            }
+        }
+        match landed.await.map_err(|_| LogError::Closed)? {
+            Ok(at) if at.last - at.first + 1 == n as i64 => Ok(Appended { base_offset: at.first as u64, append_us: at.append_ms.saturating_mul(1_000) }),
+            Ok(at) => Err(LogError::Interleaved { topic: topic.to_owned(), partition, from: at.first as u64, to: at.last as u64 + 1 }),
+            Err(error) => Err(self.error(topic, partition, error)),
+        }
+    }
+
+    fn error(&self, topic: &str, partition: u32, error: RDKafkaErrorCode) -> LogError {
+        match error {
+            RDKafkaErrorCode::MessageSizeTooLarge => LogError::RecordTooLarge { topic: topic.to_owned(), bytes: 0, limit: RECORD_BYTES_MAX },
+            RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => LogError::UnknownTopic { topic: topic.to_owned() },
+            error => LogError::Unavailable { what: format!("append to `{topic}/{partition}`"), reason: error.to_string() },
+        }
+    }
+
+    /// The producer, a new one when the old one is beyond repair.
+    fn usable(&self) -> Result<Arc<Client>, LogError> {
+        let held = self.client();
+        let Some((error, reason)) = held.client().fatal_error() else { return Ok(held) };
+        let mut place = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&held, &place) {
+            metrics::counter!("headend_kafka_producers_replaced_total").increment(1);
+            tracing::error!(%error, reason, "Kafka gave the producer up, starting another");
+            *place = Arc::new(client(&self.config)?);
+        }
+        Ok(Arc::clone(&place))
+    }
+}
+
+fn client(config: &KafkaConfig) -> Result<Client, LogError> {
+    config.producer().create_with_context(Context).map_err(|e| fault("producer", e))
+}
+
+async fn enqueue(client: &Client, topic: &str, partition: u32, record: &NewRecord, flight: &Arc<Flight>) -> Result<(), RDKafkaErrorCode> {
+    loop {
+        let mut next: BaseRecord<'_, [u8], [u8], Arc<Flight>> = BaseRecord::with_opaque_to(topic, Arc::clone(flight)).partition(partition as i32);
+        if let Some(key) = &record.key {
+            next = next.key(&key[..]);
+        }
+        if let Some(value) = &record.value {
+            next = next.payload(&value[..]);
+        }
+        if !record.headers.is_empty() {
+            let headers = record
+                .headers
+                .iter()
+                .fold(OwnedHeaders::new_with_capacity(record.headers.len()), |all, (name, value)| all.insert(Header { key: name, value: Some(&value[..]) }));
+            next = next.headers(headers);
+        }
+        // The record comes back with the error, and with it the count of the flight; neither is needed.
+        let sent = client.send(next).map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail));
+        match sent {
+            Ok(()) => return Ok(()),
+            Err(RDKafkaErrorCode::QueueFull) => tokio::time::sleep(QUEUE_FULL_WAIT).await,
+            Err(error) => return Err(error),
+        }
+    }
+}

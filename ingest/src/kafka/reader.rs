@@ -1,0 +1,187 @@
+//! Reads a partition through a consumer of its own, which is assigned that partition and nothing else.
+//!
+//! Positions are our own: they go by the offsets of the messages, never by what librdkafka believes. Back-pressure is the bound of
+//! the consumer's queue: who does not take, is not sent more.
+
+use super::{
+    batch::{Batches, Taken, c_name},
+    fault,
+};
+use crate::log::{Fetch, LogError, LogReader};
+use async_trait::async_trait;
+use rdkafka::{
+    ClientConfig, ClientContext, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use schemas::Record;
+use std::{collections::VecDeque, ffi::CString, sync::Arc, time::Duration};
+use tokio::{sync::Notify, time::Instant};
+
+/// Messages taken out of librdkafka at a time.
+const TAKEN_MAX: usize = 8_192;
+/// Records that the broker has and has not sent are waited for so long before it is asked again.
+const COMING_WAIT: Duration = Duration::from_millis(200);
+/// A longer wait is this one; the caller asks again.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) struct Context;
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        metrics::counter!("headend_kafka_errors_total", "client" => "reader").increment(1);
+        tracing::debug!(%error, reason, "Kafka reader");
+    }
+}
+
+impl ConsumerContext for Context {}
+
+pub(super) struct KafkaReader {
+    topic: String,
+    topic_c: CString,
+    partition: u32,
+    position: u64,
+    batches: Batches<Context>,
+    /// Taken from librdkafka and not yet asked for.
+    held: VecDeque<Record>,
+    arrived: Arc<Notify>,
+    timeout: Duration,
+}
+
+impl KafkaReader {
+    pub fn new(config: &ClientConfig, topic: &str, partition: u32, from: u64, timeout: Duration) -> Result<Self, LogError> {
+        let mut consumer: BaseConsumer<Context> = config.create_with_context(Context).map_err(|e| fault("reader", e))?;
+        let arrived = Arc::new(Notify::new());
+        let bell = Arc::clone(&arrived);
+        consumer.set_nonempty_callback(move || bell.notify_one());
+        let unknown = || LogError::UnknownTopic { topic: topic.to_owned() };
+        let batches = Batches::new(Arc::new(consumer)).ok_or_else(unknown)?;
+        let topic_c = c_name(topic).ok_or_else(unknown)?;
+        let reader = Self { topic: topic.to_owned(), topic_c, partition, position: from, batches, held: VecDeque::new(), arrived, timeout };
+        reader.assign()?;
+        Ok(reader)
+    }
+
+    /// Starts fetching at the position; what was on its way from another is dropped by librdkafka.
+    fn assign(&self) -> Result<(), LogError> {
+        let mut list = TopicPartitionList::new();
+        let offset = Offset::Offset(self.position as i64);
+        list.add_partition_offset(&self.topic, self.partition as i32, offset).map_err(|e| fault("reader", e))?;
+        self.batches.consumer().ok_or(LogError::Closed)?.assign(&list).map_err(|e| fault("reader", e))
+    }
+
+    /// Takes what has arrived into `held`.
+    fn take(&mut self) -> Result<(), RDKafkaErrorCode> {
+        for taken in self.batches.take(TAKEN_MAX) {
+            match taken {
+                // Before the position: of an assignment that is over.
+                Taken::Record(record) if record.offset >= self.expected() => self.held.push_back(record),
+                Taken::Record(_) | Taken::End => {}
+                Taken::Failed(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, _) => return Err(RDKafkaErrorCode::OffsetOutOfRange),
+                Taken::Failed(error @ (RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition), _) => {
+                    return Err(error);
+                }
+                // Weather: librdkafka goes on by itself.
+                Taken::Failed(error, reason) => tracing::debug!(topic = self.topic, partition = self.partition, %error, reason, "Kafka reader"),
+            }
+        }
+        Ok(())
+    }
+
+    fn expected(&self) -> u64 {
+        self.held.back().map_or(self.position, |r| r.offset + 1)
+    }
+
+    fn give(&mut self, max_records: usize, max_bytes: usize) -> Fetch {
+        let mut records = Vec::with_capacity(self.held.len().min(max_records));
+        let mut bytes = 0;
+        while let Some(record) = self.held.front() {
+            bytes += record.key.as_ref().map_or(0, bytes::Bytes::len) + record.value.as_ref().map_or(0, bytes::Bytes::len);
+            if !records.is_empty() && (records.len() >= max_records || bytes > max_bytes) {
+                break;
+            }
+            self.position = record.offset + 1;
+            records.extend(self.held.pop_front());
+        }
+        let caught_up = self.held.is_empty() && self.batches.known_end(&self.topic_c, self.partition as i32).is_some_and(|end| self.position >= end);
+        Fetch { records, caught_up }
+    }
+
+    /// Start and end of the partition, as its leader says now.
+    fn ask_range(&self) -> impl Future<Output = Result<(u64, u64), LogError>> + Send + use<> {
+        let (consumer, topic, partition, timeout) = (self.batches.consumer().cloned(), self.topic.clone(), self.partition, self.timeout);
+        async move {
+            let consumer = consumer.ok_or(LogError::Closed)?;
+            let asked = tokio::task::spawn_blocking(move || super::range(consumer.client(), &topic, partition, timeout));
+            asked.await.map_err(|_| LogError::Closed)?
+        }
+    }
+
+    fn out_of_range(&self, (start, end): (u64, u64)) -> LogError {
+        LogError::OffsetOutOfRange { topic: self.topic.clone(), partition: self.partition, offset: self.position, start, end }
+    }
+
+    /// What a failure of the assignment means; librdkafka has stopped fetching, so that the next fetch starts again.
+    async fn failure(&mut self, error: RDKafkaErrorCode) -> LogError {
+        let range = match self.ask_range().await {
+            Ok(range) => range,
+            Err(e) => return e,
+        };
+        if (range.0..=range.1).contains(&self.position) {
+            if let Err(e) = self.assign() {
+                return e;
+            }
+            return LogError::Unavailable { what: format!("read `{}/{}`", self.topic, self.partition), reason: error.to_string() };
+        }
+        self.out_of_range(range)
+    }
+}
+
+#[async_trait]
+impl LogReader for KafkaReader {
+    async fn fetch(&mut self, max_records: usize, max_bytes: usize, wait: Duration) -> Result<Fetch, LogError> {
+        let mut deadline = Instant::now() + wait.min(WAIT_MAX);
+        loop {
+            if self.held.is_empty()
+                && let Err(error) = self.take()
+            {
+                return Err(self.failure(error).await);
+            }
+            if !self.held.is_empty() {
+                return Ok(self.give(max_records, max_bytes));
+            }
+            if tokio::time::timeout_at(deadline, self.arrived.notified()).await.is_ok() {
+                continue;
+            }
+            let range = self.ask_range().await?;
+            if !(range.0..=range.1).contains(&self.position) {
+                return Err(self.out_of_range(range));
+            }
+            if range.1 == self.position {
+                return Ok(Fetch { records: Vec::new(), caught_up: true });
+            }
+            deadline = Instant::now() + COMING_WAIT;
+        }
+    }
+
+    fn position(&self) -> u64 {
+        self.position
+    }
+
+    fn seek(&mut self, offset: u64) {
+        if offset == self.position {
+            return;
+        }
+        if let Some(ahead) = self.held.iter().position(|r| r.offset == offset) {
+            self.held.drain(..ahead);
+            self.position = offset;
+            return;
+        }
+        self.held.clear();
+        self.position = offset;
+        // An assignment that fails shows in the next fetch: nothing comes, and the range is asked for.
+        if let Err(error) = self.assign() {
+            tracing::warn!(topic = self.topic, partition = self.partition, %error, "cannot move the reader");
+        }
+    }
+}
