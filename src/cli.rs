@@ -41,9 +41,12 @@ pub enum Command {
     /// Bring a CSV or JSON Lines file (.gz too) into the log as events.
     #[command(after_help = examples::IMPORT)]
     Import(ImportArgs),
-    /// Create the topics that the job and the events need.
+    /// Create or check the topics that the job and the events need.
     #[command(subcommand, after_help = examples::TOPICS)]
     Topics(TopicsCommand),
+    /// Show who works on what: owner, lag, watermark, epoch, size of the state.
+    #[command(after_help = examples::TASKS)]
+    Tasks(TasksArgs),
     /// Check the configuration and the job, and touch nothing.
     #[command(after_help = examples::CHECK)]
     Check(CheckArgs),
@@ -125,6 +128,9 @@ pub struct DemoArgs {
     /// Live events a second.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
+    /// Use a Kafka that holds no events yet as the log (`scripts/kafka start`).
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
     /// Write counts and latencies as JSON at the end.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -187,6 +193,24 @@ pub enum TopicsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Compare what is there with what the job and the events need; 78 when something does not fit.
+    #[command(after_help = examples::TOPICS)]
+    Check {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Print the findings as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct TasksArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Print the tasks as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ pub mod explain;
 pub mod import;
 pub mod run;
 pub mod schema;
+pub mod tasks;
 pub mod token;
 pub mod topics;
 pub mod r#try;

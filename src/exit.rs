@@ -38,14 +38,15 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(USAGE);
     }
     let configuration = cause.is::<ConfigError>()
+        || cause.is::<crate::commands::topics::Misfits>()
         || cause.is::<JobError>()
         || cause.is::<stream_jobs::sql::SqlError>()
         || matches!(cause.downcast_ref(), Some(ImportError::Mapping { .. }))
-        || matches!(cause.downcast_ref(), Some(LogError::PartitionsDiffer { .. }));
+        || matches!(cause.downcast_ref(), Some(LogError::PartitionsDiffer { .. } | LogError::TopicDiffers { .. } | LogError::Setting { .. }));
     if configuration {
         return Some(CONFIGURATION);
     }
-    let busy = matches!(cause.downcast_ref(), Some(LogError::Locked { .. }))
+    let busy = matches!(cause.downcast_ref(), Some(LogError::Locked { .. } | LogError::Unavailable { .. }))
         || cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::AddrInUse);
     busy.then_some(TEMPORARY)
 }
@@ -87,6 +88,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     match cause.downcast_ref::<LogError>()? {
         LogError::Locked { .. } => Some("is a `headend run` working on it? `headend import --to` sends to a running engine".to_owned()),
+        LogError::Unavailable { .. } => Some("does Kafka run there, and may this machine reach it? `scripts/kafka start` starts one for a trial".to_owned()),
+        LogError::TopicDiffers { topic, setting, wanted, .. } => Some(format!("set it: kafka-configs --alter --topic {topic} --add-config {setting}={wanted}")),
         LogError::PartitionsDiffer { .. } => Some("the number of partitions of a topic cannot be changed".to_owned()),
         LogError::DiskFull { .. } => Some("make room, then go on: nothing that was accepted is lost".to_owned()),
         _ => None,

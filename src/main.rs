@@ -47,6 +47,7 @@ async fn run(command: Command, stop: CancellationToken) -> anyhow::Result<()> {
         Command::Demo(args) => commands::demo::run(args, stop).await,
         Command::Import(args) => commands::import::run(args, stop).await,
         Command::Topics(command) => commands::topics::run(&command).await,
+        Command::Tasks(args) => commands::tasks::run(&args).await,
         Command::Check(args) => commands::check::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

@@ -9,4 +9,5 @@ mod damage;
 mod demand;
 mod house;
 mod import;
+mod kafka;
 mod retail;

@@ -2,7 +2,7 @@
 //!
 //! Everything here runs the program itself, as a user would.
 
-mod program;
+pub mod program;
 
 use program::{Folder, SECRET, SmallDisk, all_once, delivered, eventually, kill, now, post, said, toml, usage};
 use std::{

@@ -19,4 +19,4 @@ pub use decode::{DecoderSpec, SourceDecoder};
 pub use door::DoorLimits;
 pub use embedded::{EmbeddedConfig, EmbeddedLog};
 pub use kafka::{KafkaConfig, KafkaLog};
-pub use log::{Appended, ErrorKind, Fetch, Log, LogError, LogReader, Ownership, RECORD_BYTES_MAX, SOURCE_RECORD_BYTES_MAX, TopicSpec};
+pub use log::{Appended, ErrorKind, Fetch, Log, LogError, LogReader, Misfit, Ownership, RECORD_BYTES_MAX, SOURCE_RECORD_BYTES_MAX, TopicSpec};

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 
 /// The largest record (key, value and headers) that any topic takes.
 pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The setting's name in [`Misfit`].
+const PARTITIONS: &str = "partitions";
 /// The largest record that a source topic takes unless it is configured otherwise.
 pub const SOURCE_RECORD_BYTES_MAX: usize = 1024 * 1024;
 
@@ -19,6 +21,14 @@ pub struct TopicSpec {
     pub partitions: u32,
     /// The newest record per key is what counts; a log may forget the others. The embedded log keeps them all.
     pub compacted: bool,
+}
+
+/// A setting of a topic that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    pub setting: &'static str,
+    pub existing: String,
+    pub wanted: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +54,11 @@ pub struct Fetch {
 /// sends it again must be able to tell. Append times never go back within a partition; two appends may share one.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
-    /// True when the topic was created now. One that exists with another number of partitions is an error with both.
+    /// True when the topic was created now. One that exists and does not fit is an error with what it has and what it should have.
     async fn create_topic(&self, spec: &TopicSpec) -> Result<bool, LogError>;
+
+    /// What of an existing topic is not as `spec` needs it; empty when it fits. A topic that is not there is an error.
+    async fn misfits(&self, spec: &TopicSpec) -> Result<Vec<Misfit>, LogError>;
 
     /// All topics, by name.
     async fn topics(&self) -> Result<Vec<TopicSpec>, LogError>;
@@ -123,6 +136,8 @@ pub enum LogError {
     OffsetOutOfRange { topic: String, partition: u32, offset: u64, start: u64, end: u64 },
     #[error("topic `{topic}` has {existing} partitions, expected {wanted}")]
     PartitionsDiffer { topic: String, existing: u32, wanted: u32 },
+    #[error("topic `{topic}` has `{setting}` = `{existing}`, expected `{wanted}`")]
+    TopicDiffers { topic: String, setting: &'static str, existing: String, wanted: String },
     #[error("topic `{topic}` cannot be created: {reason}")]
     InvalidTopic { topic: String, reason: &'static str },
     #[error("record {index} for topic `{topic}` has no key, so no partition")]
@@ -156,6 +171,7 @@ impl LogError {
             Self::UnknownTopic { .. }
             | Self::UnknownPartition { .. }
             | Self::PartitionsDiffer { .. }
+            | Self::TopicDiffers { .. }
             | Self::InvalidTopic { .. }
             | Self::NullKey { .. }
             | Self::Setting { .. }
@@ -171,5 +187,23 @@ impl LogError {
             StorageFull | QuotaExceeded | FileTooLarge => Self::DiskFull { file: file.to_owned() },
             _ => Self::Io { file: file.to_owned(), source: Arc::new(error) },
         }
+    }
+}
+
+impl TopicSpec {
+    /// The first thing that does not fit, as an error.
+    pub(crate) fn refuse(&self, misfits: Vec<Misfit>) -> Result<(), LogError> {
+        let topic = self.name.clone();
+        match misfits.into_iter().next() {
+            None => Ok(()),
+            Some(Misfit { setting: PARTITIONS, existing, .. }) => {
+                Err(LogError::PartitionsDiffer { topic, existing: existing.parse().unwrap_or_default(), wanted: self.partitions })
+            }
+            Some(Misfit { setting, existing, wanted }) => Err(LogError::TopicDiffers { topic, setting, existing, wanted }),
+        }
+    }
+
+    pub(crate) fn partitions_misfit(&self, existing: u32) -> Option<Misfit> {
+        (existing != self.partitions).then(|| Misfit { setting: PARTITIONS, existing: existing.to_string(), wanted: self.partitions.to_string() })
     }
 }

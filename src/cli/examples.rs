@@ -27,7 +27,8 @@ pub const DEMO: &str = "\
 Examples:
   headend demo
   headend demo --duration 30s --seed 7 --report report.json
-  headend demo --port 9000 --rate 1000 --dir demo-data";
+  headend demo --port 9000 --rate 1000 --dir demo-data
+  headend demo --kafka localhost:9092";
 
 pub const IMPORT: &str = "\
 Examples:
@@ -40,7 +41,13 @@ Rows that cannot be taken are written with line and reason to <FILE>.errors.json
 pub const TOPICS: &str = "\
 Examples:
   headend topics apply -c headend.toml
-  headend topics apply -c headend.toml --json";
+  headend topics apply -c headend.toml --json
+  headend topics check -c headend.toml";
+
+pub const TASKS: &str = "\
+Examples:
+  headend tasks -c headend.toml
+  headend tasks -c headend.toml --json";
 
 pub const CHECK: &str = "\
 Examples:

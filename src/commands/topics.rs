@@ -1,11 +1,12 @@
-//! `headend topics apply`: the topics that the job reads and the events stand in. What exists is left as it is.
+//! `headend topics apply` and `check`: the topics that the job reads and the events stand in. What exists is left as it is.
 
+use crate::engine::EngineConfig;
 use crate::{
     cli::TopicsCommand,
     config::{Config, LogKind},
 };
 use anyhow::Context;
-use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log, TopicSpec};
+use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log, LogError, Misfit, TopicSpec};
 use schemas::event::EVENT_TYPES;
 use std::{collections::BTreeMap, sync::Arc};
 use stream_jobs::plan::Job;
@@ -26,12 +27,11 @@ pub async fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
     }
 }
 
-/// Every event's topic and every source's, by name.
-pub fn needed(job: &Job, partitions: u32) -> Vec<TopicSpec> {
-    let events = EVENT_TYPES.iter().map(|e| (e.topic.to_owned(), e.compacted));
-    let sources = job.sources.iter().map(|s| (s.topic.clone(), s.table));
-    let by_name: BTreeMap<String, bool> = events.chain(sources).collect();
-    by_name.into_iter().map(|(name, compacted)| TopicSpec { name, partitions, compacted }).collect()
+/// The topics of all events, and those of the job: its sources', its epochs', its rooms'. By name.
+pub fn needed(engine: &EngineConfig, job: &Job) -> Vec<TopicSpec> {
+    let events = EVENT_TYPES.iter().map(|e| TopicSpec { name: e.topic.to_owned(), partitions: engine.partitions, compacted: e.compacted });
+    let by_name: BTreeMap<String, TopicSpec> = events.chain(engine.topics(job)).map(|t| (t.name.clone(), t)).collect();
+    by_name.into_values().collect()
 }
 
 /// Creates what is missing; true beside what was created.
@@ -45,14 +45,23 @@ pub async fn create(log: &dyn Log, needed: Vec<TopicSpec>) -> anyhow::Result<Vec
 }
 
 pub async fn run(command: &TopicsCommand) -> anyhow::Result<()> {
-    let TopicsCommand::Apply { config, json } = command;
+    let (TopicsCommand::Apply { config, json } | TopicsCommand::Check { config, json }) = command;
     let config = Config::load(&config.config)?;
-    let job = super::plan_file(&config.engine.job, &super::functions(config.models.churn.as_deref())?)?;
+    let engine = super::run::engine_config(&config)?;
+    let (job, _) = engine.plan()?;
+    let needed = needed(&engine, &job);
     let log = open_log(&config).await?;
-    let done = create(log.as_ref(), needed(&job, config.engine.partitions)).await;
+    let done = match command {
+        TopicsCommand::Apply { .. } => apply(log.as_ref(), needed, *json).await,
+        TopicsCommand::Check { .. } => check(log.as_ref(), needed, *json).await,
+    };
     log.close().await;
-    let done = done?;
-    if *json {
+    done
+}
+
+async fn apply(log: &dyn Log, needed: Vec<TopicSpec>, json: bool) -> anyhow::Result<()> {
+    let done = create(log, needed).await?;
+    if json {
         let topics =
             done.iter().map(|(t, created)| serde_json::json!({"topic": t.name, "partitions": t.partitions, "compacted": t.compacted, "created": created}));
         return super::print(super::pretty(&topics.collect()));
@@ -61,4 +70,41 @@ pub async fn run(command: &TopicsCommand) -> anyhow::Result<()> {
         super::print(format!("{} {} ({} partitions)", if created { "created" } else { "exists " }, topic.name, topic.partitions))?;
     }
     Ok(())
+}
+
+/// The topics do not fit; each line that says how was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} of the topics do not fit")]
+pub struct Misfits(usize);
+
+async fn check(log: &dyn Log, needed: Vec<TopicSpec>, json: bool) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    for topic in needed {
+        let misfits = match log.misfits(&topic).await {
+            Ok(misfits) => misfits,
+            Err(LogError::UnknownTopic { .. }) => {
+                vec![Misfit { setting: "topic", existing: "missing".to_owned(), wanted: "created by `headend topics apply`".to_owned() }]
+            }
+            Err(e) => return Err(e.into()),
+        };
+        found.push((topic, misfits));
+    }
+    if json {
+        let misfit = |m: &Misfit| serde_json::json!({"setting": m.setting, "existing": m.existing, "wanted": m.wanted});
+        let topics = found.iter().map(|(t, misfits)| serde_json::json!({"topic": t.name, "misfits": misfits.iter().map(misfit).collect::<Vec<_>>()}));
+        super::print(super::pretty(&topics.collect()))?;
+    } else {
+        for (topic, misfits) in &found {
+            match misfits.as_slice() {
+                [] => super::print(format!("fits {}", topic.name))?,
+                misfits => misfits
+                    .iter()
+                    .try_for_each(|m| super::print(format!("DIFFERS {}: `{}` is `{}`, expected `{}`", topic.name, m.setting, m.existing, m.wanted)))?,
+            }
+        }
+    }
+    match found.iter().filter(|(_, misfits)| !misfits.is_empty()).count() {
+        0 => Ok(()),
+        n => Err(Misfits(n).into()),
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
     service::{self, Service},
 };
 use anyhow::Context;
-use ingest::{EmbeddedConfig, EmbeddedLog, log::Log};
+use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log};
 use report::Report;
 use schemas::{NewRecord, event::event_type};
 use std::{
@@ -42,11 +42,7 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     let started = Instant::now();
     let listener = TcpListener::bind(("127.0.0.1", args.port)).await.with_context(|| format!("cannot listen on `127.0.0.1:{}`", args.port))?;
     let kept = Folder::new(args.dir.as_deref())?;
-    let log = EmbeddedLog::open(&kept.path().join("log"), EmbeddedConfig::default())
-        .with_context(|| format!("cannot open the log in `{}`", kept.path().display()))?;
-    if log.topics().await?.iter().any(|t| t.name == "usage.v1") {
-        anyhow::bail!("`{}` holds the log of an earlier demo; name another `--dir`", kept.path().display());
-    }
+    let log = open_log(&args, kept.path()).await?;
     let address = listener.local_addr()?;
     crate::commands::print(format!(
         "headend demo on http://{address}\nthe operator `{TENANT}`, its {SUBSCRIBERS_DEFAULT} subscribers and their past are generated from seed {}",
@@ -73,12 +69,12 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     service::create_topics(log.as_ref(), PARTITIONS).await?;
     report.appended += append_past(&log, &story).await?;
     report.appended += append_lead(log.as_ref(), &story, f64::from(args.rate)).await?;
-    let service = Service::start(engine, Arc::clone(&log) as Arc<dyn Log>, kept.path(), listener, gateway, stop.clone()).await?;
+    let service = Service::start(engine, Arc::clone(&log), kept.path(), listener, gateway, stop.clone()).await?;
     let totals = Arc::clone(&service.totals);
     past_is_told(&service, report.appended, &stop).await;
     let live_from_us = self::now_us();
     let measured = client::start(address, &token(&secret)?, live_from_us, started, live_stop.clone()).await?;
-    let counted = report::count_alerts(&(Arc::clone(&log) as Arc<dyn Log>), PARTITIONS, live_stop.clone());
+    let counted = report::count_alerts(&log, PARTITIONS, live_stop.clone());
     let live = tokio::spawn(send_live(Arc::clone(&log), Arc::clone(&story), f64::from(args.rate), live_stop.clone()));
     let end = args.duration.map(|d| started + d);
     let serving = tokio::spawn(service.run());
@@ -90,6 +86,22 @@ pub async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<()> 
     serving.await??;
     log.close().await;
     report.write(args.report.as_deref())
+}
+
+/// The log of the demo, which nobody has used before.
+async fn open_log(args: &DemoArgs, dir: &Path) -> anyhow::Result<Arc<dyn Log>> {
+    let (log, used): (Arc<dyn Log>, String) = match &args.kafka {
+        Some(brokers) => {
+            let log = KafkaLog::open(KafkaConfig::new(brokers, "demo")).await.with_context(|| format!("cannot use Kafka at `{brokers}`"))?;
+            (log, format!("the Kafka at `{brokers}` holds events already; the demo needs one that nobody uses"))
+        }
+        None => {
+            let log = EmbeddedLog::open(&dir.join("log"), EmbeddedConfig::default()).with_context(|| format!("cannot open the log in `{}`", dir.display()))?;
+            (log, format!("`{}` holds the log of an earlier demo; name another `--dir`", dir.display()))
+        }
+    };
+    anyhow::ensure!(log.topics().await?.iter().all(|t| t.name != "usage.v1"), used);
+    Ok(log)
 }
 
 /// Waits until the tasks have taken the past and its rows have reached the rooms, so that the live stream starts on an idle engine.
@@ -135,7 +147,7 @@ fn token(secret: &str) -> anyhow::Result<String> {
     Ok(ws_gateway::mint(secret, &claims)?)
 }
 
-async fn append_past(log: &Arc<EmbeddedLog>, story: &Story) -> anyhow::Result<u64> {
+async fn append_past(log: &Arc<dyn Log>, story: &Story) -> anyhow::Result<u64> {
     let mut sent = 0;
     let mut waiting: Vec<DemoEvent> = Vec::with_capacity(PAST_AT_ONCE);
     let mut events = story.past();
@@ -174,7 +186,7 @@ pub async fn append(log: &dyn Log, events: Vec<DemoEvent>) -> anyhow::Result<u64
 }
 
 /// Sends the live events as they fall due, until `stop`.
-async fn send_live(log: Arc<EmbeddedLog>, story: Arc<Story>, rate: f64, stop: CancellationToken) -> anyhow::Result<u64> {
+async fn send_live(log: Arc<dyn Log>, story: Arc<Story>, rate: f64, stop: CancellationToken) -> anyhow::Result<u64> {
     let started = Instant::now();
     let mut live = story.live(now_us(), rate).peekable();
     let mut sent = 0;

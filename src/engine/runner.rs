@@ -212,6 +212,11 @@ fn groups(config: &EngineConfig, job: &Job) -> Vec<Group> {
     levels(job).into_iter().map(level).chain(rooms).collect()
 }
 
+/// The groups of tasks that an engine runs, and how many tasks each has.
+pub fn tasks(config: &EngineConfig, job: &Job) -> Vec<(String, u32)> {
+    groups(config, job).into_iter().map(|g| (g.name, g.level.map_or(1, |level| config.level_partitions().of(level)))).collect()
+}
+
 /// The sinks of the group's views. Each keeps its own cursor, so a slow one holds nobody back.
 fn sinks_of(job: &Job, group: &Group, dir: &std::path::Path) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
     let of_group = job.sinks.iter().filter(|s| s.connector != "room" && Some(job.views[s.view].level) == group.level);

@@ -51,7 +51,7 @@ impl Folder {
     }
 
     pub fn engine_of(&self, config: &str) -> Engine {
-        let log = self.path().join("run.err");
+        let log = self.path().join(format!("{config}.err"));
         let err = File::options().create(true).append(true).open(&log).unwrap();
         let mut child = self.command(&["run", "-c", config]).stdout(Stdio::piped()).stderr(err).spawn().unwrap();
         let mut line = String::new();

@@ -19,7 +19,7 @@ mod committer;
 mod reader;
 mod store;
 
-use crate::log::{Appended, Log, LogError, LogReader, Ownership, RECORD_BYTES_MAX, TopicSpec};
+use crate::log::{Appended, Log, LogError, LogReader, Misfit, Ownership, RECORD_BYTES_MAX, TopicSpec};
 use async_trait::async_trait;
 use committer::{Append, Command, Committer};
 use schemas::{NewRecord, partition::partition_of};
@@ -147,6 +147,10 @@ impl Topic {
 impl Log for EmbeddedLog {
     async fn create_topic(&self, spec: &TopicSpec) -> Result<bool, LogError> {
         self.ask(|reply| Command::CreateTopic { spec: spec.clone(), reply }).await
+    }
+
+    async fn misfits(&self, spec: &TopicSpec) -> Result<Vec<Misfit>, LogError> {
+        Ok(spec.partitions_misfit(self.shared.topic(&spec.name)?.spec.partitions).into_iter().collect())
     }
 
     async fn topics(&self) -> Result<Vec<TopicSpec>, LogError> {

@@ -70,6 +70,8 @@ impl KafkaConfig {
     pub(super) fn reader(&self) -> ClientConfig {
         let mut config = self.base();
         config
+            // Taking batches would print what it has to say on standard error. Errors come with the batches.
+            .set_log_level(RDKafkaLogLevel::Emerg)
             .set("group.id", format!("headend-reader-{}", self.instance))
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")

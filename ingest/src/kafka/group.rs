@@ -8,6 +8,7 @@ use crate::log::{LogError, Ownership};
 use async_trait::async_trait;
 use rdkafka::{
     ClientConfig, ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
 };
@@ -43,6 +44,10 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::note(facility, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         metrics::counter!("headend_kafka_errors_total", "client" => "member").increment(1);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {

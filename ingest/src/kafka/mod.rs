@@ -14,14 +14,15 @@ mod reader;
 
 pub use config::{KafkaConfig, parse_properties};
 
-use crate::log::{Appended, Log, LogError, LogReader, Ownership, RECORD_BYTES_MAX, SOURCE_RECORD_BYTES_MAX, TopicSpec};
+use crate::log::{Appended, Log, LogError, LogReader, Misfit, Ownership, RECORD_BYTES_MAX, SOURCE_RECORD_BYTES_MAX, TopicSpec};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use producer::Producer;
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
-    client::{Client, ClientContext, DefaultClientContext},
+    client::{Client, ClientContext},
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     producer::Producer as _,
 };
@@ -41,7 +42,7 @@ const REPLICAS: usize = 3;
 pub struct KafkaLog {
     config: KafkaConfig,
     producer: Producer,
-    admin: AdminClient<DefaultClientContext>,
+    admin: AdminClient<Admin>,
     /// Partitions by topic, as far as they were asked for.
     topics: RwLock<HashMap<String, u32>>,
 }
@@ -50,7 +51,7 @@ impl KafkaLog {
     /// Connects; a broker that does not answer within [`KafkaConfig::timeout`] is an error with its address.
     pub async fn open(config: KafkaConfig) -> Result<Arc<Self>, LogError> {
         let producer = Producer::new(config.clone())?;
-        let admin = config.producer().create().map_err(|e| fault("admin client", e))?;
+        let admin = config.producer().create_with_context(Admin).map_err(|e| fault("admin client", e))?;
         let log = Arc::new(Self { producer, admin, topics: RwLock::default(), config });
         log.topics().await?;
         Ok(log)
@@ -120,24 +121,13 @@ impl Log for KafkaLog {
         }
         let replication = self.replication().await?;
         let max_bytes = (SOURCE_RECORD_BYTES_MAX + OVERHEAD_BYTES).to_string();
-        let mut topic = NewTopic::new(&spec.name, spec.partitions as i32, TopicReplication::Fixed(replication))
-            .set("message.timestamp.type", "LogAppendTime")
-            .set("max.message.bytes", &max_bytes)
-            .set("cleanup.policy", if spec.compacted { "compact" } else { "delete" });
-        if spec.name.starts_with(EPOCH_TOPICS) {
-            topic = topic.set("retention.ms", "-1").set("retention.bytes", "-1");
-        }
-        if replication >= REPLICAS as i32 {
-            topic = topic.set("min.insync.replicas", "2");
-        }
+        let topic = NewTopic::new(&spec.name, spec.partitions as i32, TopicReplication::Fixed(replication)).set("max.message.bytes", &max_bytes);
+        let topic = settings(spec, replication).into_iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let done = self.admin.create_topics([&topic], &self.options()).await.map_err(|e| fault("topic", e))?;
         match done.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-                self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(&spec.name);
-                match self.partitions(&spec.name).await? {
-                    existing if existing == spec.partitions => Ok(false),
-                    existing => Err(LogError::PartitionsDiffer { topic: spec.name.clone(), existing, wanted: spec.partitions }),
-                }
+                spec.refuse(self.misfits(spec).await?)?;
+                Ok(false)
             }
             Some(Err((_, error))) => Err(LogError::Unavailable { what: format!("create topic `{}`", spec.name), reason: error.to_string() }),
             _ => {
@@ -146,6 +136,20 @@ impl Log for KafkaLog {
                 Ok(true)
             }
         }
+    }
+
+    async fn misfits(&self, spec: &TopicSpec) -> Result<Vec<Misfit>, LogError> {
+        let name = spec.name.clone();
+        let (partitions, replicas) = self.blocking(move |client, timeout| shape_of(client, &name, timeout)).await?;
+        self.learn(&spec.name, partitions);
+        let configs = self.admin.describe_configs([&ResourceSpecifier::Topic(&spec.name)], &self.options()).await.map_err(|e| fault("topic", e))?;
+        let config = configs.first().and_then(|c| c.as_ref().ok());
+        let found = |name: &str| config.and_then(|c| c.get(name)?.value.clone()).unwrap_or_default();
+        let other = settings(spec, replicas).into_iter().filter_map(|(setting, wanted)| {
+            let existing = found(setting);
+            (existing != wanted).then(|| Misfit { setting, existing, wanted: wanted.to_owned() })
+        });
+        Ok(spec.partitions_misfit(partitions).into_iter().chain(other).collect())
     }
 
     async fn topics(&self) -> Result<Vec<TopicSpec>, LogError> {
@@ -247,6 +251,23 @@ impl KafkaLog {
     }
 }
 
+struct Admin;
+
+impl ClientContext for Admin {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        note(facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka admin client");
+    }
+}
+
+/// librdkafka says of every attempt to connect that it failed, each client for itself. The producer says it once for all.
+fn note(facility: &str, message: &str) {
+    tracing::debug!(target: "librdkafka", facility, message);
+}
+
 fn check_partition(topic: &str, partition: u32, partitions: u32) -> Result<(), LogError> {
     if partition < partitions { Ok(()) } else { Err(LogError::UnknownPartition { topic: topic.to_owned(), partition, partitions }) }
 }
@@ -262,8 +283,24 @@ fn check_sizes(topic: &str, records: &[NewRecord]) -> Result<(), LogError> {
     }
 }
 
-/// Partitions of a topic that all have a leader.
+/// The settings that a topic must have.
+fn settings(spec: &TopicSpec, replicas: i32) -> Vec<(&'static str, &'static str)> {
+    let mut settings = vec![("message.timestamp.type", "LogAppendTime"), ("cleanup.policy", if spec.compacted { "compact" } else { "delete" })];
+    if spec.name.starts_with(EPOCH_TOPICS) {
+        settings.extend([("retention.ms", "-1"), ("retention.bytes", "-1")]);
+    }
+    if replicas >= REPLICAS as i32 {
+        settings.push(("min.insync.replicas", "2"));
+    }
+    settings
+}
+
 fn partitions_of<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Result<u32, LogError> {
+    Ok(shape_of(client, topic, timeout)?.0)
+}
+
+/// Partitions of a topic, which all have a leader, and replicas of the first.
+fn shape_of<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Result<(u32, i32), LogError> {
     let metadata = client.fetch_metadata(Some(topic), timeout).map_err(no_answer)?;
     let unknown = || LogError::UnknownTopic { topic: topic.to_owned() };
     let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none()).ok_or_else(unknown)?;
@@ -272,7 +309,7 @@ fn partitions_of<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Dur
     }
     match found.partitions().iter().find(|p| p.leader() < 0) {
         Some(p) => Err(LogError::Unavailable { what: format!("use `{topic}/{}`", p.id()), reason: "it has no leader".to_owned() }),
-        None => Ok(found.partitions().len() as u32),
+        None => Ok((found.partitions().len() as u32, found.partitions()[0].replicas().len() as i32)),
     }
 }
 

@@ -8,13 +8,17 @@ use super::{config::KafkaConfig, fault};
 use crate::log::{Appended, LogError, RECORD_BYTES_MAX};
 use rdkafka::{
     ClientContext, Message, Statistics,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 use schemas::NewRecord;
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::oneshot;
@@ -22,9 +26,19 @@ use tokio::sync::oneshot;
 /// How long a full queue is given before it is tried again.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
 
-pub(super) struct Context;
+/// An outage is said so often while it lasts; librdkafka says it with every attempt to connect.
+const SAID_EVERY_MS: i64 = 10_000;
+
+#[derive(Default)]
+pub(super) struct Context {
+    said_ms: AtomicI64,
+}
 
 impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::note(facility, message);
+    }
+
     fn stats(&self, statistics: Statistics) {
         metrics::gauge!("headend_kafka_producer_waiting_records").set(statistics.msg_cnt as f64);
         metrics::gauge!("headend_kafka_producer_waiting_bytes").set(statistics.msg_size as f64);
@@ -37,7 +51,11 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         metrics::counter!("headend_kafka_errors_total", "client" => "producer").increment(1);
-        tracing::warn!(%error, reason, "Kafka producer");
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        if now_ms - self.said_ms.load(Ordering::Relaxed) >= SAID_EVERY_MS {
+            self.said_ms.store(now_ms, Ordering::Relaxed);
+            tracing::warn!(%error, reason, "Kafka producer");
+        }
     }
 }
 
@@ -173,7 +191,7 @@ impl Producer {
 }
 
 fn client(config: &KafkaConfig) -> Result<Client, LogError> {
-    config.producer().create_with_context(Context).map_err(|e| fault("producer", e))
+    config.producer().create_with_context(Context::default()).map_err(|e| fault("producer", e))
 }
 
 async fn enqueue(client: &Client, topic: &str, partition: u32, record: &NewRecord, flight: &Arc<Flight>) -> Result<(), RDKafkaErrorCode> {

@@ -55,6 +55,9 @@ async fn topics_are_created_once(log: &Arc<dyn Log>) {
     let other = log.create_topic(&TopicSpec { name: name.clone(), partitions: 4, compacted: false }).await.unwrap_err();
     assert!(matches!(other, LogError::PartitionsDiffer { existing: 3, wanted: 4, .. }), "{other}");
     assert_eq!(other.kind(), ErrorKind::Reject);
+    assert!(log.misfits(&TopicSpec { name: name.clone(), partitions: 3, compacted: false }).await.unwrap().is_empty());
+    let misfits = log.misfits(&TopicSpec { name: name.clone(), partitions: 4, compacted: false }).await.unwrap();
+    assert_eq!(misfits.iter().map(|m| (m.setting, m.existing.as_str(), m.wanted.as_str())).collect::<Vec<_>>(), [("partitions", "3", "4")]);
     assert!(log.create_topic(&TopicSpec { name: format!("{name}-none"), partitions: 0, compacted: false }).await.is_err());
     let found = log.topics().await.unwrap().into_iter().find(|t| t.name == name).unwrap();
     assert_eq!((found.partitions, found.compacted), (3, false));
