@@ -5,6 +5,7 @@ mod broker;
 
 use super::bad_input::program::{Engine, Folder, SECRET, delivered, eventually, kill, now, post};
 use broker::Broker;
+use serde_json::Value;
 use std::{
     path::Path,
     sync::{
@@ -21,6 +22,7 @@ WITH (topic = 'usage.v1', format = 'json', key = 'tenant, subscriber_id');
 CREATE MATERIALIZED VIEW down AS
 SELECT tenant, subscriber_id, event_id, event_time, bytes_down FROM usage;
 CREATE SINK files FROM down WITH (connector = 'parquet', path = 'out', flush_interval = '100ms');
+CREATE SINK newest FROM down WITH (connector = 'room', room = 'risk:{tenant}', type = 'state', key = 'subscriber_id');
 ";
 const PARTITIONS: usize = 4;
 
@@ -87,6 +89,12 @@ fn claims(engine: &Engine) -> usize {
     engine.log().lines().filter(|l| l.contains("claimed group=\"job.l1\"")).count()
 }
 
+/// A state room as the process serves it: epoch, offset, rows.
+fn room(engine: &Engine, token: &str) -> Value {
+    let request = ureq::get(format!("{}/v1/rooms/risk:acme/state", engine.address)).header("authorization", format!("Bearer {token}"));
+    request.call().unwrap().body_mut().read_json().unwrap()
+}
+
 #[test]
 fn two_processes_share_tasks_take_over_from_the_dead_and_the_paused_and_lose_nothing() {
     let Some(broker) = Broker::start(root(), 1) else { return };
@@ -129,6 +137,20 @@ fn two_processes_share_tasks_take_over_from_the_dead_and_the_paused_and_lose_not
     eventually("everything acknowledged is in the sink", complete);
     let twice: Vec<_> = delivered(&out).into_iter().filter(|(_, n)| *n != 1).collect();
     assert!(twice.is_empty(), "more than once: {twice:?}");
+    let (_, token, _) = folder.run(&["token", "-c", "one.toml", "--tenant", "acme", "--role", "admin", "--json"]);
+    let token: Value = serde_json::from_str(&token).unwrap();
+    let token = token["token"].as_str().unwrap();
+    eventually("both serve the room at the same offset, with the same rows", || {
+        let (of_one, of_two) = (room(&one, token), room(&two, token));
+        of_one == of_two && of_one["offset"].as_u64() >= Some(acknowledged.len() as u64)
+    });
+    let (code, tasks, err) = folder.run(&["tasks", "-c", "one.toml", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let tasks: Vec<Value> = serde_json::from_str(&tasks).unwrap();
+    assert_eq!(tasks.len(), PARTITIONS + 1);
+    for task in tasks {
+        assert!(["one", "two"].contains(&task["owner"].as_str().unwrap()) && task["epoch"].as_u64() > Some(0), "{task}");
+    }
     for engine in [&mut one, &mut two] {
         let (code, took) = engine.stop("TERM");
         assert_eq!(code, Some(0), "{}", engine.log());
