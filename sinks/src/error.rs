@@ -15,7 +15,7 @@ pub enum ErrorKind {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    #[error("sink `{sink}`: unknown connector `{connector}`, expected `parquet` or `redis`")]
+    #[error("sink `{sink}`: unknown connector `{connector}`, expected `parquet`, `redis` or `kafka`")]
     UnknownConnector { sink: String, connector: String },
     #[error("sink `{sink}`: unknown option `{option}`, connector `{connector}` takes {allowed}")]
     UnknownOption { sink: String, connector: String, option: String, allowed: String },
@@ -43,6 +43,11 @@ pub enum SinkError {
     Redis { address: String, source: ::redis::RedisError },
     #[error("key `{key}` in redis at `{address}` is not a cursor of a sink: {reason}")]
     BadCursor { address: String, key: String, reason: String },
+
+    #[error("cannot {action} Kafka at `{brokers}`: {reason}")]
+    Kafka { action: String, brokers: String, reason: String },
+    #[error("topic `{topic}` of sink `{sink}` does not take a row: {reason}")]
+    KafkaRow { sink: String, topic: String, reason: String },
 
     #[error("cursor of sink `{sink}` for task {task} is at epoch {found}, expected {expected}")]
     CursorMoved { sink: String, task: u32, found: u64, expected: u64 },
@@ -73,8 +78,9 @@ impl SinkError {
             Self::Store { source, .. } => of_io(find_io(source)),
             Self::File { source, .. } => of_io(Some(source)),
             Self::Redis { source, .. } => of_redis(source),
-            Self::CursorMoved { .. } | Self::Source(SourceError::Unavailable(_)) => ErrorKind::Retry,
+            Self::CursorMoved { .. } | Self::Kafka { .. } | Self::Source(SourceError::Unavailable(_)) => ErrorKind::Retry,
             Self::Damaged { .. } | Self::Overlap { .. } | Self::OtherChain { .. } | Self::Encode { .. } | Self::BadCursor { .. } => ErrorKind::Stop,
+            Self::KafkaRow { .. } => ErrorKind::Stop,
             Self::BrokenChain { .. } | Self::Worker { .. } | Self::Source(SourceError::Lost(_)) => ErrorKind::Stop,
         }
     }

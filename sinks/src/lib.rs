@@ -12,6 +12,8 @@
 
 mod drive;
 mod error;
+mod kafka;
+mod keys;
 mod metrics;
 mod options;
 mod output;
@@ -22,6 +24,7 @@ mod tests;
 
 pub use drive::drive;
 pub use error::{ErrorKind, SinkError, SourceError};
+pub use kafka::{KafkaSink, KafkaSinkConfig};
 pub use options::{SinkOptions, build};
 pub use parquet::{ParquetSink, ParquetSinkConfig};
 pub use redis::{RedisSink, RedisSinkConfig};

@@ -1,6 +1,6 @@
 //! `CREATE SINK name FROM view WITH (…)`: options as written become a sink, or a message that names the wrong one.
 
-use crate::{ParquetSink, ParquetSinkConfig, RedisSink, RedisSinkConfig, Sink, SinkError};
+use crate::{KafkaSink, KafkaSinkConfig, ParquetSink, ParquetSinkConfig, RedisSink, RedisSinkConfig, Sink, SinkError};
 use arrow_schema::SchemaRef;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 pub struct SinkOptions {
     pub name: String,
     pub view: String,
-    /// `parquet` or `redis`.
+    /// `parquet`, `redis` or `kafka`.
     pub connector: String,
     /// The options apart from `connector`.
     pub options: BTreeMap<String, String>,
@@ -19,6 +19,7 @@ pub struct SinkOptions {
 }
 
 const PARQUET_OPTIONS: &[&str] = &["path", "flush_interval", "file_rows"];
+const KAFKA_OPTIONS: &[&str] = &["brokers", "topic", "partitions", "key", "flush_interval"];
 const REDIS_OPTIONS: &[&str] = &["url", "key", "ttl", "fields", "cursor_key", "flush_interval"];
 
 /// Makes the sink that the options describe. Touches neither disk nor network, so a job can be checked with it; every
@@ -27,10 +28,13 @@ const REDIS_OPTIONS: &[&str] = &["url", "key", "ttl", "fields", "cursor_key", "f
 /// `parquet`: `path` (default: the sink's name), `flush_interval` (`1s`), `file_rows` (`100000`).
 /// `redis`: `url`, `key` (`subscriber:{tenant}:{subscriber_id}`), `ttl` (`24h`), `fields` (`score, band`; default: all),
 /// `cursor_key` (`headend:cursor:<name>`), `flush_interval` (`50ms`).
+/// `kafka`: `brokers`, `topic` (default: the sink's name), `partitions` (`4`, when the topic has to be created), `key`
+/// (`{tenant}|{subscriber_id}`: rows are upserts), `flush_interval` (`10ms`).
 pub fn build(spec: &SinkOptions) -> Result<Box<dyn Sink>, SinkError> {
     match spec.connector.as_str() {
         "parquet" => Ok(Box::new(parquet(spec)?)),
         "redis" => Ok(Box::new(redis(spec)?)),
+        "kafka" => Ok(Box::new(kafka(spec)?)),
         other => Err(SinkError::UnknownConnector { sink: spec.name.clone(), connector: other.to_owned() }),
     }
 }
@@ -68,6 +72,28 @@ fn redis(spec: &SinkOptions) -> Result<RedisSink, SinkError> {
         && let Some((column, option)) = sink.named_columns().find(|(column, _)| schema.field_with_name(column).is_err())
     {
         return Err(SinkError::NoColumn { sink: spec.name.clone(), view: spec.view.clone(), column: column.to_owned(), option });
+    }
+    Ok(sink)
+}
+
+fn kafka(spec: &SinkOptions) -> Result<KafkaSink, SinkError> {
+    spec.allow(KAFKA_OPTIONS)?;
+    let brokers = spec.required("brokers", "`host:port,host:port`")?;
+    let topic = spec.options.get("topic").unwrap_or(&spec.name);
+    let mut config = KafkaSinkConfig::new(&spec.name, &spec.view, brokers, topic, spec.base_dir.join("cursors").join(&spec.name));
+    config.key = spec.options.get("key").cloned();
+    if let Some(partitions) = spec.options.get("partitions") {
+        let parsed = partitions.parse().ok().filter(|n| (1..=1024).contains(n));
+        config.partitions = parsed.ok_or_else(|| spec.bad("partitions", partitions, "a whole number from 1 to 1024"))?;
+    }
+    if let Some(interval) = spec.duration("flush_interval")? {
+        config.flush_interval = interval;
+    }
+    let sink = KafkaSink::new(config)?;
+    if let Some(schema) = &spec.schema
+        && let Some(column) = sink.key_columns().find(|column| schema.field_with_name(column).is_err())
+    {
+        return Err(SinkError::NoColumn { sink: spec.name.clone(), view: spec.view.clone(), column: column.to_owned(), option: "key" });
     }
     Ok(sink)
 }

@@ -7,10 +7,10 @@
 
 mod rows;
 
-use crate::{Limits, Sink, SinkError, metrics, output};
+use crate::{Limits, Sink, SinkError, keys::KeyPattern, metrics, output};
 use ::redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use async_trait::async_trait;
-use rows::{Change, Changes, KeyPattern, RowShape};
+use rows::{Change, Changes, RowShape};
 use schemas::{AcceptedEpoch, ChainPosition};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -64,31 +64,36 @@ impl From<super::chain::ChainError> for TaskError {
 /// The newest snapshot that verifies, or the empty state.
 async fn from_snapshot(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, TaskError> {
     let store = SnapshotStore::new(Arc::clone(&setup.snapshots), &setup.group, setup.partition);
-    for path in store.list().await? {
-        match store.read(&path).await {
-            Ok((manifest, parts)) if is_on_chain(&setup.log, setup, &manifest.position).await? => {
-                if manifest.versions != setup.versions {
-                    return Err(other_version(setup, &manifest.versions));
+    'listed: loop {
+        for path in store.list().await? {
+            match store.read(&path).await {
+                Ok((manifest, parts)) if is_on_chain(&setup.log, setup, &manifest.position).await? => {
+                    if manifest.versions != setup.versions {
+                        return Err(other_version(setup, &manifest.versions));
+                    }
+                    let mut task = (setup.build)()?;
+                    task.restore(parts)?;
+                    return Ok(Recovered { task, position: manifest.position, inputs: manifest.inputs, told: super::task_loop::Told::default() });
                 }
-                let mut task = (setup.build)()?;
-                task.restore(parts)?;
-                return Ok(Recovered { task, position: manifest.position, inputs: manifest.inputs, told: super::task_loop::Told::default() });
+                Ok((manifest, _)) => {
+                    warn!(group = setup.group, task = setup.partition, epoch = manifest.position.epoch, "snapshot is not on the accepted chain, passed over")
+                }
+                // Deleted while it was read: whoever owned the task before has written newer ones.
+                Err(_) if !store.stands(&path).await? => continue 'listed,
+                Err(SnapshotError::Damaged { file, reason }) => {
+                    Totals::add(&totals.damaged_snapshots, 1);
+                    error!(
+                        group = setup.group,
+                        task = setup.partition,
+                        file,
+                        reason,
+                        "snapshot is damaged, passed over: the one before it and the log fill the rest"
+                    );
+                }
+                Err(e) => return Err(e.into()),
             }
-            Ok((manifest, _)) => {
-                warn!(group = setup.group, task = setup.partition, epoch = manifest.position.epoch, "snapshot is not on the accepted chain, passed over")
-            }
-            Err(SnapshotError::Damaged { file, reason }) => {
-                Totals::add(&totals.damaged_snapshots, 1);
-                error!(
-                    group = setup.group,
-                    task = setup.partition,
-                    file,
-                    reason,
-                    "snapshot is damaged, passed over: the one before it and the log fill the rest"
-                );
-            }
-            Err(e) => return Err(e.into()),
         }
+        break;
     }
     let task = (setup.build)()?;
     let inputs = vec![0; task.inputs().len()];

@@ -102,6 +102,15 @@ impl SnapshotStore {
         Ok(manifests)
     }
 
+    /// True while the snapshot is there: two owners of a task may both delete old ones for a moment.
+    pub async fn stands(&self, manifest: &Path) -> Result<bool, SnapshotError> {
+        match self.store.head(manifest).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Reads a manifest and verifies it, not the files that it names.
     pub async fn manifest(&self, manifest: &Path) -> Result<Manifest, SnapshotError> {
         let damaged = |file: &str, reason: String| SnapshotError::Damaged { file: file.to_owned(), reason };

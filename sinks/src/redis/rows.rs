@@ -1,48 +1,13 @@
 //! Rows as Redis hashes: which key a row has, and its columns as text.
 
-use crate::SinkError;
-use arrow_array::{Array, RecordBatch, cast::AsArray, types::TimestampMicrosecondType};
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::{ArrowError, DataType, TimeUnit};
-use schemas::{OP_COLUMN, clock, op};
+use crate::{
+    SinkError,
+    keys::{KeyPattern, Texts, columns_of},
+};
+use arrow_array::RecordBatch;
+use arrow_schema::ArrowError;
+use schemas::{OP_COLUMN, op};
 use std::collections::BTreeMap;
-
-/// `subscriber:{tenant}:{subscriber_id}`: text, and columns in braces.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KeyPattern(Vec<Part>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Column(String),
-}
-
-impl KeyPattern {
-    /// `None` when a brace is not closed or no column is named: all rows would then be one.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once('{') {
-            let (column, after) = after.split_once('}')?;
-            if column.is_empty() || column.contains('{') {
-                return None;
-            }
-            parts.push(Part::Text(before.to_owned()));
-            parts.push(Part::Column(column.to_owned()));
-            rest = after;
-        }
-        parts.push(Part::Text(rest.to_owned()));
-        let brace_left = parts.iter().any(|p| matches!(p, Part::Text(t) if t.contains('}')));
-        (parts.len() > 1 && !brace_left).then_some(Self(parts))
-    }
-
-    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|p| match p {
-            Part::Column(name) => Some(name.as_str()),
-            Part::Text(_) => None,
-        })
-    }
-}
 
 /// What is to stand under one key when the batch is written.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,14 +37,7 @@ pub(super) struct RowShape<'a> {
 impl RowShape<'_> {
     pub(super) fn collect(&self, batch: &RecordBatch, changes: &mut Changes) -> Result<(), SinkError> {
         let encode = |e: ArrowError| SinkError::Encode { sink: self.sink.to_owned(), view: self.view.to_owned(), reason: e.to_string() };
-        let columns = batch
-            .schema()
-            .fields()
-            .iter()
-            .zip(batch.columns())
-            .map(|(f, c)| Ok((f.name().clone(), Texts::of(c.as_ref())?)))
-            .collect::<Result<Vec<_>, ArrowError>>()
-            .map_err(encode)?;
+        let columns = columns_of(batch).map_err(encode)?;
         let find = |name: &str, option| match columns.iter().position(|(n, _)| n == name) {
             Some(i) => Ok(i),
             None => Err(SinkError::NoColumn { sink: self.sink.to_owned(), view: self.view.to_owned(), column: name.to_owned(), option }),
@@ -92,7 +50,7 @@ impl RowShape<'_> {
         let op = columns.iter().position(|(n, _)| n == OP_COLUMN);
         for row in 0..batch.num_rows() {
             changes.rows += 1;
-            let Some(key) = self.key_of(&columns, &key, row) else {
+            let Some(key) = self.key.fill(&columns, &key, row) else {
                 changes.keyless += 1;
                 continue;
             };
@@ -100,18 +58,6 @@ impl RowShape<'_> {
             changes.by_key.insert(key, change_of(&columns, &fields, op.as_deref(), row));
         }
         Ok(())
-    }
-
-    fn key_of(&self, columns: &[(String, Texts<'_>)], key: &[usize], row: usize) -> Option<String> {
-        let mut values = key.iter().map(|&i| columns[i].1.text(row));
-        self.key
-            .0
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => Some(text.clone()),
-                Part::Column(_) => values.next().flatten(),
-            })
-            .collect()
     }
 }
 
@@ -129,27 +75,4 @@ fn change_of(columns: &[(String, Texts<'_>)], fields: &[usize], op: Option<&str>
         }
     }
     Change::Set { values, nulls }
-}
-
-/// One column as text. Times are RFC 3339 in UTC, as everywhere in Headend.
-enum Texts<'a> {
-    Times(&'a dyn Array),
-    Other(&'a dyn Array, ArrayFormatter<'a>),
-}
-
-impl<'a> Texts<'a> {
-    fn of(array: &'a dyn Array) -> Result<Self, ArrowError> {
-        const OPTIONS: FormatOptions<'_> = FormatOptions::new().with_display_error(false);
-        match array.data_type() {
-            DataType::Timestamp(TimeUnit::Microsecond, _) => Ok(Self::Times(array)),
-            _ => Ok(Self::Other(array, ArrayFormatter::try_new(array, &OPTIONS)?)),
-        }
-    }
-
-    fn text(&self, row: usize) -> Option<String> {
-        match self {
-            Self::Times(array) => array.is_valid(row).then(|| clock::rfc3339(array.as_primitive::<TimestampMicrosecondType>().value(row))),
-            Self::Other(array, formatter) => array.is_valid(row).then(|| formatter.value(row).to_string()),
-        }
-    }
 }

@@ -1,7 +1,10 @@
 //! Sinks over an epoch log in memory, against real directories and a real Redis.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../../../ingest/tests/all/broker.rs"]
+mod broker;
+mod kafka;
 mod options;
 mod parquet;
 mod redis;
