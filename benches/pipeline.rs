@@ -1,4 +1,4 @@
-//! Throughput of the whole chain on one core: `taskset -c 1 cargo bench --bench pipeline -- [--quick] [--json FILE]`.
+//! Throughput of the whole chain on one core: `taskset -c 1 cargo bench --bench pipeline -- [--quick] [--kafka HOST:PORT] [--json FILE]`.
 //!
 //! `usage` events stand in the embedded log; read alone, read and decode alone, and the whole pipeline run over them one after the
 //! other in one thread, then the stages of the pipeline one by one. What the pipeline emitted is compared with what was generated.
@@ -22,7 +22,7 @@ mod settings;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use events::Events;
-use ingest::{EmbeddedConfig, EmbeddedLog, Log};
+use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log};
 use machine::{Took, machine};
 use serde_json::{Value, json};
 use settings::{Args, Settings};
@@ -38,7 +38,7 @@ fn main() -> anyhow::Result<()> {
     // One thread for everything but the log's committer, which is a thread of its own wherever the log is used.
     // Timers are looked at after every poll: by default a busy runtime does so after 61 of them, and the stalls would be its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build()?;
-    let report = runtime.block_on(measure(&settings, dir.path()))?;
+    let report = runtime.block_on(measure(&settings, args.kafka.as_deref(), dir.path()))?;
     let text = serde_json::to_string_pretty(&report)?;
     println!("{text}");
     if let Some(file) = &args.json {
@@ -47,10 +47,13 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(settings: &Settings, dir: &Path) -> anyhow::Result<Value> {
+async fn measure(settings: &Settings, kafka: Option<&str>, dir: &Path) -> anyhow::Result<Value> {
     let before = machine();
     let events = Events::new(settings);
-    let log: Arc<dyn Log> = EmbeddedLog::open(&dir.join("log"), EmbeddedConfig::default())?;
+    let log: Arc<dyn Log> = match kafka {
+        Some(brokers) => KafkaLog::open(KafkaConfig::new(brokers, "bench")).await?,
+        None => EmbeddedLog::open(&dir.join("log"), EmbeddedConfig::default())?,
+    };
     let n = settings.events;
 
     say("append", "the events go into the log");

@@ -50,6 +50,9 @@ pub struct Args {
     /// Where the log stands while the bench runs: about 3 GB, deleted at its end. Default: the system's folder for such files.
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// The log is a Kafka that nobody has used before (`scripts/kafka start`), and not the embedded one.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
     /// Cargo gives it to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -60,6 +63,7 @@ pub struct Settings {
     pub keys: u64,
     pub seed: u64,
     pub snapshot_interval: Duration,
+    on_kafka: bool,
 }
 
 impl Settings {
@@ -70,6 +74,7 @@ impl Settings {
             keys: args.keys.unwrap_or(1_000_000 / part),
             seed: args.seed,
             snapshot_interval: Duration::from_secs(10) / part as u32,
+            on_kafka: args.kafka.is_some(),
         };
         ensure!(settings.keys > 0 && settings.keys <= 10_000_000, "`--keys` is {}, expected 1 to 10000000", settings.keys);
         let least = settings.window_events() * 3;
@@ -106,8 +111,8 @@ impl Settings {
             "cut_min_ms": config.cut_min.as_millis() as u64,
             "inflight": config.inflight,
             "snapshot_interval_ms": config.snapshot_interval.as_millis() as u64,
-            "log": "embedded, synced",
-            "threads": "one, beside the log's committer",
+            "log": if self.on_kafka { "Apache Kafka" } else { "embedded, synced" },
+            "threads": if self.on_kafka { "one, beside librdkafka's" } else { "one, beside the log's committer" },
             "debug_assertions": cfg!(debug_assertions),
             "sql": SQL.trim(),
         })

@@ -80,7 +80,7 @@ pub struct Told {
 /// Runs a task until `stop`, through fencing and back-off.
 pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken) -> Result<(), TaskError> {
     let mut backoff = Duration::from_millis(50);
-    let counted = Counted { totals, counts_rows: setup.counts_rows, epoch: Arc::default() };
+    let counted = Counted { totals, group: setup.group.clone(), counts_rows: setup.counts_rows, epoch: Arc::default() };
     loop {
         match own(&setup, &counted, &stop).await {
             Ok(()) => return Ok(()),
@@ -126,6 +126,7 @@ async fn own(setup: &TaskSetup, counted: &Counted, stop: &CancellationToken) -> 
 #[derive(Clone)]
 pub struct Counted {
     pub totals: Arc<Totals>,
+    group: String,
     counts_rows: bool,
     /// The last epoch that is counted or that an earlier process left; 0 until this process has claimed.
     epoch: Arc<AtomicU64>,
@@ -139,6 +140,7 @@ impl Counted {
     fn landed(&self, epoch: u64, counters: &Counters) {
         if self.epoch.fetch_max(epoch, Ordering::AcqRel) < epoch {
             self.totals.count(counters, self.counts_rows);
+            metrics::counter!("headend_epochs_total", "group" => self.group.clone()).increment(1);
         }
     }
 

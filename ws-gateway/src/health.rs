@@ -1,6 +1,6 @@
 //! Readiness as named checks, and the metrics recorder.
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock, PoisonError, RwLock},
@@ -39,11 +39,13 @@ pub fn install_metrics() -> PrometheusHandle {
     HANDLE.get_or_init(install).clone()
 }
 
-/// Histogram bounds: durations in milliseconds, from a fast append to a stuck one.
+/// Histogram bounds: durations in milliseconds, from a fast append to a stuck one. Metrics that end in `_seconds` have the same in seconds.
 const BUCKETS: [f64; 14] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 5_000.0, 30_000.0];
 
 fn install() -> PrometheusHandle {
-    let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or_default();
+    let seconds = BUCKETS.map(|ms| ms / 1_000.0);
+    let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds));
+    let builder = builder.unwrap_or_default();
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
     if let Err(error) = metrics::set_global_recorder(recorder) {

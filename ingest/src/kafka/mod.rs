@@ -272,12 +272,13 @@ fn check_partition(topic: &str, partition: u32, partitions: u32) -> Result<(), L
     if partition < partitions { Ok(()) } else { Err(LogError::UnknownPartition { topic: topic.to_owned(), partition, partitions }) }
 }
 
+fn bytes_of(record: &NewRecord) -> usize {
+    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    headers + record.key.as_ref().map_or(0, bytes::Bytes::len) + record.value.as_ref().map_or(0, bytes::Bytes::len)
+}
+
 fn check_sizes(topic: &str, records: &[NewRecord]) -> Result<(), LogError> {
-    let bytes = |r: &NewRecord| {
-        let headers: usize = r.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        headers + r.key.as_ref().map_or(0, bytes::Bytes::len) + r.value.as_ref().map_or(0, bytes::Bytes::len)
-    };
-    match records.iter().map(bytes).find(|b| *b > RECORD_BYTES_MAX) {
+    match records.iter().map(bytes_of).find(|b| *b > RECORD_BYTES_MAX) {
         Some(bytes) => Err(LogError::RecordTooLarge { topic: topic.to_owned(), bytes, limit: RECORD_BYTES_MAX }),
         None => Ok(()),
     }

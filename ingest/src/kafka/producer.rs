@@ -5,7 +5,7 @@
 //! that librdkafka gives up for good is replaced.
 
 use super::{config::KafkaConfig, fault};
-use crate::log::{Appended, LogError, RECORD_BYTES_MAX};
+use crate::log::{Appended, LogError, SOURCE_RECORD_BYTES_MAX};
 use rdkafka::{
     ClientContext, Message, Statistics,
     config::RDKafkaLogLevel,
@@ -146,6 +146,7 @@ impl Producer {
     /// `records` is not empty.
     pub async fn append(&self, topic: &str, partition: u32, records: Vec<NewRecord>) -> Result<Appended, LogError> {
         let n = records.len();
+        let largest = records.iter().map(super::bytes_of).max().unwrap_or_default();
         let (flight, landed) = Flight::new(n);
         let client = self.usable()?;
         {
@@ -153,7 +154,7 @@ impl Producer {
             for (index, record) in records.into_iter().enumerate() {
                 if let Err(error) = enqueue(&client, topic, partition, &record, &flight).await {
                     if index == 0 {
-                        return Err(self.error(topic, partition, error));
+                        return Err(refused(topic, partition, largest, error));
                     }
                     // What went before is on its way; the append as a whole has failed.
                     (index..n).for_each(|_| flight.failed(error));
@@ -164,15 +165,7 @@ impl Producer {
         match landed.await.map_err(|_| LogError::Closed)? {
             Ok(at) if at.last - at.first + 1 == n as i64 => Ok(Appended { base_offset: at.first as u64, append_us: at.append_ms.saturating_mul(1_000) }),
             Ok(at) => Err(LogError::Interleaved { topic: topic.to_owned(), partition, from: at.first as u64, to: at.last as u64 + 1 }),
-            Err(error) => Err(self.error(topic, partition, error)),
-        }
-    }
-
-    fn error(&self, topic: &str, partition: u32, error: RDKafkaErrorCode) -> LogError {
-        match error {
-            RDKafkaErrorCode::MessageSizeTooLarge => LogError::RecordTooLarge { topic: topic.to_owned(), bytes: 0, limit: RECORD_BYTES_MAX },
-            RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => LogError::UnknownTopic { topic: topic.to_owned() },
-            error => LogError::Unavailable { what: format!("append to `{topic}/{partition}`"), reason: error.to_string() },
+            Err(error) => Err(refused(topic, partition, largest, error)),
         }
     }
 
@@ -187,6 +180,14 @@ impl Producer {
             *place = Arc::new(client(&self.config)?);
         }
         Ok(Arc::clone(&place))
+    }
+}
+
+fn refused(topic: &str, partition: u32, largest: usize, error: RDKafkaErrorCode) -> LogError {
+    match error {
+        RDKafkaErrorCode::MessageSizeTooLarge => LogError::RecordTooLarge { topic: topic.to_owned(), bytes: largest, limit: SOURCE_RECORD_BYTES_MAX },
+        RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => LogError::UnknownTopic { topic: topic.to_owned() },
+        error => LogError::Unavailable { what: format!("append to `{topic}/{partition}`"), reason: error.to_string() },
     }
 }
 

@@ -22,6 +22,8 @@ use tokio::{sync::Notify, time::Instant};
 const TAKEN_MAX: usize = 8_192;
 /// Records that the broker has and has not sent are waited for so long before it is asked again.
 const COMING_WAIT: Duration = Duration::from_millis(200);
+/// After so many of these waits in vain the fetch starts again.
+const ASKED_MAX: u32 = 10;
 /// A longer wait is this one; the caller asks again.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -44,6 +46,9 @@ pub(super) struct KafkaReader {
     batches: Batches<Context>,
     /// Taken from librdkafka and not yet asked for.
     held: VecDeque<Record>,
+    held_bytes: usize,
+    /// librdkafka has stopped fetching; what it had sent before is given first.
+    failed: Option<RDKafkaErrorCode>,
     arrived: Arc<Notify>,
     timeout: Duration,
 }
@@ -57,7 +62,8 @@ impl KafkaReader {
         let unknown = || LogError::UnknownTopic { topic: topic.to_owned() };
         let batches = Batches::new(Arc::new(consumer)).ok_or_else(unknown)?;
         let topic_c = c_name(topic).ok_or_else(unknown)?;
-        let reader = Self { topic: topic.to_owned(), topic_c, partition, position: from, batches, held: VecDeque::new(), arrived, timeout };
+        let reader =
+            Self { topic: topic.to_owned(), topic_c, partition, position: from, batches, held: VecDeque::new(), held_bytes: 0, failed: None, arrived, timeout };
         reader.assign()?;
         Ok(reader)
     }
@@ -70,12 +76,17 @@ impl KafkaReader {
         self.batches.consumer().ok_or(LogError::Closed)?.assign(&list).map_err(|e| fault("reader", e))
     }
 
-    /// Takes what has arrived into `held`.
-    fn take(&mut self) -> Result<(), RDKafkaErrorCode> {
-        for taken in self.batches.take(TAKEN_MAX) {
+    /// Takes what has arrived into `held`, so much at a time; true when there may be more.
+    fn take(&mut self) -> Result<bool, RDKafkaErrorCode> {
+        let taken = self.batches.take(TAKEN_MAX);
+        let full = taken.len() == TAKEN_MAX;
+        for taken in taken {
             match taken {
                 // Before the position: of an assignment that is over.
-                Taken::Record(record) if record.offset >= self.expected() => self.held.push_back(record),
+                Taken::Record(record) if record.offset >= self.expected() => {
+                    self.held_bytes += bytes_of(&record);
+                    self.held.push_back(record);
+                }
                 Taken::Record(_) | Taken::End => {}
                 Taken::Failed(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, _) => return Err(RDKafkaErrorCode::OffsetOutOfRange),
                 Taken::Failed(error @ (RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition), _) => {
@@ -85,7 +96,18 @@ impl KafkaReader {
                 Taken::Failed(error, reason) => tracing::debug!(topic = self.topic, partition = self.partition, %error, reason, "Kafka reader"),
             }
         }
-        Ok(())
+        Ok(full)
+    }
+
+    /// Takes as much as a fetch may give, where it has arrived.
+    fn fill(&mut self, max_records: usize, max_bytes: usize) {
+        while self.failed.is_none() && self.held.len() < max_records && self.held_bytes < max_bytes {
+            match self.take() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => self.failed = Some(error),
+            }
+        }
     }
 
     fn expected(&self) -> u64 {
@@ -96,11 +118,13 @@ impl KafkaReader {
         let mut records = Vec::with_capacity(self.held.len().min(max_records));
         let mut bytes = 0;
         while let Some(record) = self.held.front() {
-            bytes += record.key.as_ref().map_or(0, bytes::Bytes::len) + record.value.as_ref().map_or(0, bytes::Bytes::len);
+            let size = bytes_of(record);
+            bytes += size;
             if !records.is_empty() && (records.len() >= max_records || bytes > max_bytes) {
                 break;
             }
             self.position = record.offset + 1;
+            self.held_bytes -= size;
             records.extend(self.held.pop_front());
         }
         let caught_up = self.held.is_empty() && self.batches.known_end(&self.topic_c, self.partition as i32).is_some_and(|end| self.position >= end);
@@ -141,14 +165,14 @@ impl KafkaReader {
 impl LogReader for KafkaReader {
     async fn fetch(&mut self, max_records: usize, max_bytes: usize, wait: Duration) -> Result<Fetch, LogError> {
         let mut deadline = Instant::now() + wait.min(WAIT_MAX);
+        let mut asked: u32 = 0;
         loop {
-            if self.held.is_empty()
-                && let Err(error) = self.take()
-            {
-                return Err(self.failure(error).await);
-            }
+            self.fill(max_records, max_bytes);
             if !self.held.is_empty() {
                 return Ok(self.give(max_records, max_bytes));
+            }
+            if let Some(error) = self.failed.take() {
+                return Err(self.failure(error).await);
             }
             if tokio::time::timeout_at(deadline, self.arrived.notified()).await.is_ok() {
                 continue;
@@ -159,6 +183,11 @@ impl LogReader for KafkaReader {
             }
             if range.1 == self.position {
                 return Ok(Fetch { records: Vec::new(), caught_up: true });
+            }
+            // Records are there and do not come: after a failure that nobody could look into, librdkafka stands still.
+            asked += 1;
+            if asked.is_multiple_of(ASKED_MAX) {
+                self.assign()?;
             }
             deadline = Instant::now() + COMING_WAIT;
         }
@@ -173,15 +202,19 @@ impl LogReader for KafkaReader {
             return;
         }
         if let Some(ahead) = self.held.iter().position(|r| r.offset == offset) {
-            self.held.drain(..ahead);
+            self.held_bytes -= self.held.drain(..ahead).map(|r| bytes_of(&r)).sum::<usize>();
             self.position = offset;
             return;
         }
         self.held.clear();
-        self.position = offset;
+        (self.held_bytes, self.failed, self.position) = (0, None, offset);
         // An assignment that fails shows in the next fetch: nothing comes, and the range is asked for.
         if let Err(error) = self.assign() {
             tracing::warn!(topic = self.topic, partition = self.partition, %error, "cannot move the reader");
         }
     }
+}
+
+fn bytes_of(record: &Record) -> usize {
+    record.key.as_ref().map_or(0, bytes::Bytes::len) + record.value.as_ref().map_or(0, bytes::Bytes::len)
 }

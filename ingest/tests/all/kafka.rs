@@ -23,6 +23,7 @@ async fn kafka_keeps_the_contract_survives_its_broker_and_shares_partitions() {
     a_broker_that_dies_and_comes_back_loses_nothing(&broker, &log).await;
     two_members_share_and_take_over(&broker, &log).await;
     a_topic_with_other_partitions_is_named_with_both_numbers(&log).await;
+    a_record_that_the_topic_does_not_take_is_named_with_its_size(&log).await;
     log.close().await;
     broker.stop(root());
 }
@@ -72,6 +73,13 @@ async fn two_members_share_and_take_over(broker: &Broker, log: &Arc<KafkaLog>) {
     drop(other);
     tokio::time::timeout(LONG, of_first.wait_for(|o| o.len() == 4)).await.unwrap().unwrap();
     first.leave().await;
+}
+
+async fn a_record_that_the_topic_does_not_take_is_named_with_its_size(log: &Arc<KafkaLog>) {
+    let name = contract::topic(&(Arc::clone(log) as Arc<dyn Log>), 1).await;
+    let refused = log.append(&name, 0, vec![schemas::NewRecord::new("k", vec![b'x'; 2 << 20])]).await.unwrap_err();
+    assert!(matches!(refused, LogError::RecordTooLarge { bytes, .. } if bytes == (2 << 20) + 1), "{refused}");
+    assert_eq!(log.append(&name, 0, numbered(0..1)).await.unwrap().base_offset, 0, "it goes on with the next");
 }
 
 async fn a_topic_with_other_partitions_is_named_with_both_numbers(log: &Arc<KafkaLog>) {

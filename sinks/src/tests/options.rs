@@ -15,11 +15,15 @@ fn spec(connector: &str, options: &[(&str, &str)]) -> SinkOptions {
 
 #[test]
 fn wrong_options_are_refused_with_what_was_expected() {
-    let url = ("url", "redis://localhost:6379/0");
+    let (url, brokers) = (("url", "redis://localhost:6379/0"), ("brokers", "localhost:9092"));
     /// Connector, options, message.
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
     let cases: &[Case<'_>] = &[
-        ("kafka", &[], "sink `s`: unknown connector `kafka`, expected `parquet` or `redis`"),
+        ("pulsar", &[], "sink `s`: unknown connector `pulsar`, expected `parquet`, `redis` or `kafka`"),
+        ("kafka", &[], "sink `s`: option `brokers` is missing, expected `host:port,host:port`"),
+        ("kafka", &[brokers, ("partitions", "0")], "sink `s`: option `partitions` is `0`, expected a whole number from 1 to 1024"),
+        ("kafka", &[brokers, ("key", "id")], "sink `s`: option `key` is `id`, expected a pattern with columns in braces, such as `{tenant}|{subscriber_id}`"),
+        ("kafka", &[brokers, ("key", "{tenant}")], "sink `s`: view `revenue` has no column `tenant`, which option `key` names"),
         ("parquet", &[("dir", "x")], "sink `s`: unknown option `dir`, connector `parquet` takes `path`, `flush_interval`, `file_rows`"),
         ("parquet", &[("flush_interval", "soon")], "sink `s`: option `flush_interval` is `soon`, expected a duration such as `500ms`, `1s`, `10m` or `24h`"),
         ("parquet", &[("file_rows", "0")], "sink `s`: option `file_rows` is `0`, expected a whole number above 0"),
@@ -46,5 +50,6 @@ fn right_options_make_a_sink_without_touching_anything() {
     let sink = build(&spec("parquet", &[("path", "out"), ("flush_interval", "250ms")])).unwrap();
     assert_eq!((sink.name(), sink.limits().flush_interval.as_millis()), ("s", 250));
     assert!(build(&spec("redis", &[("url", "redis://localhost:1/0"), ("key", "s:{id}"), ("fields", "id,share"), ("ttl", "24h")])).is_ok());
+    assert!(build(&spec("kafka", &[("brokers", "localhost:1"), ("topic", "t"), ("key", "{id}"), ("partitions", "8")])).is_ok());
     assert!(!std::path::Path::new("data").exists());
 }
