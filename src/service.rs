@@ -69,21 +69,29 @@ impl Service {
 
     /// Runs until `stop` is cancelled or a part fails; then everything stops in order: door and clients, tasks, the rest.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let failed = tokio::select! {
-            () = self.stop.cancelled() => None,
-            ended = &mut self.engine => Some(ended.context("the engine broke").and_then(|r| r.map_err(Into::into))),
-            ended = &mut self.feed => Some(ended.context("the rooms' reader broke").and_then(|r| r)),
-        };
+        let (mut engine, mut feed) = (None, None);
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            ended = &mut self.engine => engine = Some(ended),
+            ended = &mut self.feed => feed = Some(ended),
+        }
         self.stop.cancel();
         self.gateway.shutdown(SHUTDOWN_PACE).await;
         self.web_stop.cancel();
         let served = self.web.await.context("the web server broke")?;
-        let engine = match failed {
-            Some(result) => result,
-            None => self.engine.await.context("the engine broke")?.map_err(Into::into),
+        // Both have ended or end now; when one failed the other may have ended first, and well.
+        let engine = match engine {
+            Some(ended) => ended,
+            None => self.engine.await,
         };
+        let feed = match feed {
+            Some(ended) => ended,
+            None => self.feed.await,
+        };
+        engine.context("the engine broke")??;
+        feed.context("the rooms' reader broke")??;
         served?;
-        engine
+        Ok(())
     }
 }
 
