@@ -5,7 +5,7 @@ use crate::engine::{
     chain::{ChainError, ChainFollower},
 };
 use anyhow::Context;
-use ingest::{door, log::Log};
+use ingest::{TopicSpec, door, log::Log};
 use schemas::{ChainPosition, RoomMessage};
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use stream_jobs::{rooms::rooms_group, task::epoch_topic};
@@ -110,9 +110,13 @@ async fn first_epoch(log: &Arc<dyn Log>, topic: &str) -> String {
 }
 
 /// The topics of all events, whether a job reads them or not.
+pub fn event_topics(partitions: u32) -> impl Iterator<Item = TopicSpec> {
+    schemas::event::EVENT_TYPES.iter().map(move |e| TopicSpec { name: e.topic.to_owned(), partitions, compacted: e.compacted })
+}
+
 pub async fn create_topics(log: &dyn Log, partitions: u32) -> Result<(), ingest::LogError> {
-    for event in schemas::event::EVENT_TYPES {
-        log.create_topic(&ingest::TopicSpec { name: event.topic.to_owned(), partitions, compacted: event.compacted }).await?;
+    for topic in event_topics(partitions) {
+        log.create_topic(&topic).await?;
     }
     Ok(())
 }

@@ -14,7 +14,10 @@ use crate::{
     },
 };
 use anyhow::{Context, bail};
-use ingest::{EmbeddedLog, log::Log};
+use ingest::{
+    EmbeddedLog,
+    log::{Log, end_source},
+};
 use schemas::{AcceptedEpoch, ChainPosition, NewRecord, OutputKind};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, io::Write, path::Path, sync::Arc, time::Duration};
@@ -74,9 +77,7 @@ impl Trial {
     pub async fn close_sources(&self) -> anyhow::Result<()> {
         let topics: std::collections::BTreeSet<&str> = self.job.sources.iter().map(|s| s.topic.as_str()).collect();
         for topic in topics {
-            for partition in 0..self.config.partitions {
-                self.log.append(topic, partition, vec![NewRecord::end_of_source()]).await?;
-            }
+            end_source(self.log.as_ref(), topic, self.config.partitions).await?;
         }
         Ok(())
     }

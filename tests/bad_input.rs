@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-const JOB: &str = "CREATE SOURCE usage (tenant TEXT, subscriber_id TEXT, event_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT,
+pub const JOB: &str = "CREATE SOURCE usage (tenant TEXT, subscriber_id TEXT, event_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT,
   WATERMARK FOR event_time AS event_time - INTERVAL '5 seconds')
 WITH (topic = 'usage.v1', format = 'json', key = 'tenant, subscriber_id');
 CREATE MATERIALIZED VIEW down AS

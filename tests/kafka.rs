@@ -3,7 +3,10 @@
 #[path = "../ingest/tests/all/broker.rs"]
 mod broker;
 
-use super::bad_input::program::{Engine, Folder, SECRET, delivered, eventually, kill, now, post};
+use super::bad_input::{
+    JOB,
+    program::{Engine, Folder, SECRET, delivered, eventually, kill, now, post},
+};
 use broker::Broker;
 use serde_json::Value;
 use std::{
@@ -16,14 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const JOB: &str = "CREATE SOURCE usage (tenant TEXT, subscriber_id TEXT, event_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT,
-  WATERMARK FOR event_time AS event_time - INTERVAL '5 seconds')
-WITH (topic = 'usage.v1', format = 'json', key = 'tenant, subscriber_id');
-CREATE MATERIALIZED VIEW down AS
-SELECT tenant, subscriber_id, event_id, event_time, bytes_down FROM usage;
-CREATE SINK files FROM down WITH (connector = 'parquet', path = 'out', flush_interval = '100ms');
-CREATE SINK newest FROM down WITH (connector = 'room', room = 'risk:{tenant}', type = 'state', key = 'subscriber_id');
-";
+const ROOM: &str = "CREATE SINK newest FROM down WITH (connector = 'room', room = 'risk:{tenant}', type = 'state', key = 'subscriber_id');\n";
 const PARTITIONS: usize = 4;
 
 fn root() -> &'static Path {
@@ -98,7 +94,7 @@ fn room(engine: &Engine, token: &str) -> Value {
 #[test]
 fn two_processes_share_tasks_take_over_from_the_dead_and_the_paused_and_lose_nothing() {
     let Some(broker) = Broker::start(root(), 1) else { return };
-    let folder = Folder::new(JOB);
+    let folder = Folder::new(&format!("{JOB}{ROOM}"));
     folder.write("one.toml", &config("one", &broker.addresses));
     folder.write("two.toml", &config("two", &broker.addresses));
     let mut one = folder.engine_of("one.toml");

@@ -10,9 +10,12 @@ use anyhow::{Context, bail, ensure};
 use arrow_array::{cast::AsArray, types::*};
 use hdrhistogram::Histogram;
 use headend::engine::{Engine, Totals, chain::ChainFollower, feed::InputReader};
-use ingest::{Log, TopicSpec, log::LogReader};
+use ingest::{
+    Log, TopicSpec,
+    log::{LogReader, end_source},
+};
 use object_store::local::LocalFileSystem;
-use schemas::{ChainPosition, EpochRecord, NewRecord, OutputKind, Verdict};
+use schemas::{ChainPosition, EpochRecord, OutputKind, Verdict};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use stream_jobs::{
@@ -33,9 +36,7 @@ pub async fn append(settings: &Settings, events: &Events, log: &Arc<dyn Log>) ->
         let to = (from + APPEND_EVENTS).min(settings.events);
         log.append_keyed(TOPIC, (from..to).map(|i| events.record(i)).collect()).await?;
     }
-    for partition in 0..PARTITIONS {
-        log.append(TOPIC, partition, vec![NewRecord::end_of_source()]).await?;
-    }
+    end_source(log.as_ref(), TOPIC, PARTITIONS).await?;
     Ok(clock.took())
 }
 

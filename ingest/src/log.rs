@@ -4,8 +4,9 @@
 //! It knows nothing of what a record means: no JSON, no key columns, no epochs.
 
 use async_trait::async_trait;
-use schemas::{NewRecord, Record};
-use std::{sync::Arc, time::Duration};
+use bytes::Bytes;
+use schemas::{NewRecord, Record, partition::partition_of};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// The largest record (key, value and headers) that any topic takes.
@@ -190,9 +191,52 @@ impl LogError {
     }
 }
 
+/// Marks the end of a bounded source in every partition of its topic.
+pub async fn end_source(log: &dyn Log, topic: &str, partitions: u32) -> Result<(), LogError> {
+    for partition in 0..partitions {
+        log.append(topic, partition, vec![NewRecord::end_of_source()]).await?;
+    }
+    Ok(())
+}
+
+/// Bytes that `record` takes in the log, framing aside.
+pub(crate) fn payload_bytes(record: &NewRecord) -> usize {
+    let headers: usize = record.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
+    record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers
+}
+
+pub(crate) fn check_sizes(topic: &str, records: &[NewRecord]) -> Result<(), LogError> {
+    match records.iter().map(payload_bytes).find(|b| *b > RECORD_BYTES_MAX) {
+        Some(bytes) => Err(LogError::RecordTooLarge { topic: topic.to_owned(), bytes, limit: RECORD_BYTES_MAX }),
+        None => Ok(()),
+    }
+}
+
+/// Records by the partition of their keys, in order within each. A null key is an error.
+pub(crate) fn by_partition(topic: &str, partitions: u32, records: Vec<NewRecord>) -> Result<BTreeMap<u32, Vec<NewRecord>>, LogError> {
+    let mut parts: BTreeMap<u32, Vec<NewRecord>> = BTreeMap::new();
+    for (index, record) in records.into_iter().enumerate() {
+        let Some(key) = &record.key else {
+            return Err(LogError::NullKey { topic: topic.to_owned(), index });
+        };
+        parts.entry(partition_of(key, partitions)).or_default().push(record);
+    }
+    Ok(parts)
+}
+
 impl TopicSpec {
+    /// What no log takes.
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        let invalid = |reason| Err(LogError::InvalidTopic { topic: self.name.clone(), reason });
+        match (self.partitions, self.name.as_str()) {
+            (0, _) => invalid("it needs at least one partition"),
+            (_, "") => invalid("it needs a name"),
+            _ => Ok(()),
+        }
+    }
+
     /// The first thing that does not fit, as an error.
-    pub(crate) fn refuse(&self, misfits: Vec<Misfit>) -> Result<(), LogError> {
+    pub(crate) fn refuse(&self, misfits: impl IntoIterator<Item = Misfit>) -> Result<(), LogError> {
         let topic = self.name.clone();
         match misfits.into_iter().next() {
             None => Ok(()),

@@ -1,13 +1,13 @@
 //! `headend topics apply` and `check`: the topics that the job reads and the events stand in. What exists is left as it is.
 
-use crate::engine::EngineConfig;
 use crate::{
     cli::TopicsCommand,
     config::{Config, LogKind},
+    engine::EngineConfig,
+    service::event_topics,
 };
 use anyhow::Context;
 use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log, LogError, Misfit, TopicSpec};
-use schemas::event::EVENT_TYPES;
 use std::{collections::BTreeMap, sync::Arc};
 use stream_jobs::plan::Job;
 
@@ -29,8 +29,7 @@ pub async fn open_log(config: &Config) -> anyhow::Result<Arc<dyn Log>> {
 
 /// The topics of all events, and those of the job: its sources', its epochs', its rooms'. By name.
 pub fn needed(engine: &EngineConfig, job: &Job) -> Vec<TopicSpec> {
-    let events = EVENT_TYPES.iter().map(|e| TopicSpec { name: e.topic.to_owned(), partitions: engine.partitions, compacted: e.compacted });
-    let by_name: BTreeMap<String, TopicSpec> = events.chain(engine.topics(job)).map(|t| (t.name.clone(), t)).collect();
+    let by_name: BTreeMap<String, TopicSpec> = event_topics(engine.partitions).chain(engine.topics(job)).map(|t| (t.name.clone(), t)).collect();
     by_name.into_values().collect()
 }
 

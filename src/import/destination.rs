@@ -1,7 +1,7 @@
 //! Where imported events go: straight into a log, or to the HTTP door of a running engine.
 
 use super::payload::Converted;
-use ingest::log::{Log, LogError, TopicSpec};
+use ingest::log::{Log, LogError, TopicSpec, end_source};
 use schemas::{NewRecord, event::EventType};
 use std::{
     sync::Arc,
@@ -75,10 +75,7 @@ impl LogTopic {
     }
 
     async fn close(&self) -> Result<(), AppendError> {
-        for partition in 0..self.topic.partitions {
-            self.log.append(&self.topic.name, partition, vec![NewRecord::end_of_source()]).await?;
-        }
-        Ok(())
+        Ok(end_source(self.log.as_ref(), &self.topic.name, self.topic.partitions).await?)
     }
 }
 

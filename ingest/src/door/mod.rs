@@ -12,7 +12,7 @@
 mod events;
 
 use crate::{
-    log::{ErrorKind, Log, LogError, SOURCE_RECORD_BYTES_MAX},
+    log::{self, ErrorKind, Log, LogError, SOURCE_RECORD_BYTES_MAX},
     observations,
 };
 use axum::{
@@ -87,9 +87,7 @@ impl Door {
         let unknown = || Refusal::new(StatusCode::NOT_FOUND, "unknown_event", format!("there is no event `{event}`"));
         let topic = schemas::event::event_type(event).ok_or_else(unknown)?.topic;
         let partitions = self.log.topics().await?.into_iter().find(|t| t.name == topic).map_or(0, |t| t.partitions);
-        for partition in 0..partitions {
-            self.log.append(topic, partition, vec![NewRecord::end_of_source()]).await?;
-        }
+        log::end_source(self.log.as_ref(), topic, partitions).await?;
         Ok(partitions)
     }
 

@@ -9,6 +9,7 @@
 //! All numbers are little endian. A block names its own place under the checksum: a tree page that went astray and leads
 //! to another, intact block is found as well.
 
+use crate::log::payload_bytes;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use schemas::{NewRecord, Record};
 
@@ -22,12 +23,6 @@ pub struct Place {
     pub topic: u32,
     pub partition: u32,
     pub base_offset: u64,
-}
-
-/// Bytes that `record` takes in the log, framing aside.
-pub fn payload_bytes(record: &NewRecord) -> usize {
-    let headers: usize = record.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
-    record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers
 }
 
 /// Writes records into one block after the other.

@@ -5,11 +5,11 @@
 
 use super::{
     Shared, Topic,
-    block::{BlockWriter, Place, payload_bytes},
+    block::{BlockWriter, Place},
     store::{Changes, PartitionRow, TopicRow},
 };
 use crate::{
-    log::{Appended, LogError, TopicSpec},
+    log::{Appended, LogError, TopicSpec, payload_bytes},
     observations,
 };
 use schemas::NewRecord;
@@ -164,18 +164,9 @@ impl Committer {
     }
 
     fn create_topic(&self, spec: TopicSpec) -> Result<bool, LogError> {
-        let invalid = |reason| LogError::InvalidTopic { topic: spec.name.clone(), reason };
-        if spec.partitions == 0 {
-            return Err(invalid("it needs at least one partition"));
-        }
-        if spec.name.is_empty() {
-            return Err(invalid("it needs a name"));
-        }
+        spec.check()?;
         if let Ok(topic) = self.shared.topic(&spec.name) {
-            return match topic.spec.partitions {
-                existing if existing == spec.partitions => Ok(false),
-                existing => Err(LogError::PartitionsDiffer { topic: spec.name, existing, wanted: spec.partitions }),
-            };
+            return spec.refuse(spec.partitions_misfit(topic.spec.partitions)).map(|()| false);
         }
         let id = self.shared.topics.read().unwrap_or_else(PoisonError::into_inner).len() as u32;
         let row = TopicRow { id, partitions: vec![PartitionRow::default(); spec.partitions as usize], spec };

@@ -19,10 +19,10 @@ mod committer;
 mod reader;
 mod store;
 
-use crate::log::{Appended, Log, LogError, LogReader, Misfit, Ownership, RECORD_BYTES_MAX, TopicSpec};
+use crate::log::{Appended, Log, LogError, LogReader, Misfit, Ownership, TopicSpec, by_partition, check_sizes};
 use async_trait::async_trait;
 use committer::{Append, Command, Committer};
-use schemas::{NewRecord, partition::partition_of};
+use schemas::NewRecord;
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -133,14 +133,6 @@ impl Topic {
             partitions: self.spec.partitions,
         })
     }
-
-    fn check_sizes(&self, records: &[NewRecord]) -> Result<(), LogError> {
-        let too_large = records.iter().map(block::payload_bytes).find(|b| *b > RECORD_BYTES_MAX);
-        match too_large {
-            Some(bytes) => Err(LogError::RecordTooLarge { topic: self.spec.name.clone(), bytes, limit: RECORD_BYTES_MAX }),
-            None => Ok(()),
-        }
-    }
 }
 
 #[async_trait]
@@ -161,20 +153,14 @@ impl Log for EmbeddedLog {
     async fn append(&self, topic: &str, partition: u32, records: Vec<NewRecord>) -> Result<Appended, LogError> {
         let topic = self.shared.topic(topic)?;
         topic.partition(partition)?;
-        topic.check_sizes(&records)?;
+        check_sizes(&topic.spec.name, &records)?;
         self.ask(|reply| Command::Append(Append { topic, parts: vec![(partition, records)], reply })).await
     }
 
     async fn append_keyed(&self, topic: &str, records: Vec<NewRecord>) -> Result<(), LogError> {
         let topic = self.shared.topic(topic)?;
-        topic.check_sizes(&records)?;
-        let mut parts: BTreeMap<u32, Vec<NewRecord>> = BTreeMap::new();
-        for (index, record) in records.into_iter().enumerate() {
-            let Some(key) = &record.key else {
-                return Err(LogError::NullKey { topic: topic.spec.name.clone(), index });
-            };
-            parts.entry(partition_of(key, topic.spec.partitions)).or_default().push(record);
-        }
+        check_sizes(&topic.spec.name, &records)?;
+        let parts = by_partition(&topic.spec.name, topic.spec.partitions, records)?;
         if !parts.is_empty() {
             self.ask(|reply| Command::Append(Append { topic, parts: parts.into_iter().collect(), reply })).await?;
         }

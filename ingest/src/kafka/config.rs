@@ -5,7 +5,7 @@ use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use std::time::Duration;
 
 /// Above a record's own bytes: what the batch around it takes.
-const OVERHEAD_BYTES: usize = 64 * 1024;
+pub(super) const OVERHEAD_BYTES: usize = 64 * 1024;
 
 #[derive(Clone, Debug)]
 pub struct KafkaConfig {

@@ -32,11 +32,10 @@ struct Context {
 
 impl Context {
     fn tell(&self, consumer: &BaseConsumer<Self>) {
-        let owned: Vec<u32> = match consumer.assignment() {
+        let mut owned: Vec<u32> = match consumer.assignment() {
             Ok(list) => list.elements_for_topic(&self.topic).iter().map(|e| e.partition() as u32).collect(),
             Err(_) => Vec::new(),
         };
-        let mut owned = owned;
         owned.sort_unstable();
         tracing::info!(topic = self.topic, ?owned, "tasks of this process");
         self.owned.send_replace(owned);

@@ -12,11 +12,12 @@ mod group;
 mod producer;
 mod reader;
 
+use config::OVERHEAD_BYTES;
 pub use config::{KafkaConfig, parse_properties};
 
-use crate::log::{Appended, Log, LogError, LogReader, Misfit, Ownership, RECORD_BYTES_MAX, SOURCE_RECORD_BYTES_MAX, TopicSpec};
+use crate::log::{Appended, Log, LogError, LogReader, Misfit, Ownership, SOURCE_RECORD_BYTES_MAX, TopicSpec, by_partition, check_sizes};
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use producer::Producer;
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -26,7 +27,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::Producer as _,
 };
-use schemas::{NewRecord, partition::partition_of};
+use schemas::NewRecord;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock},
@@ -35,8 +36,6 @@ use std::{
 
 /// Topics of epochs keep their records until Headend deletes them.
 const EPOCH_TOPICS: &str = "epochs.";
-/// Above a record's own bytes: what the batch around it takes.
-const OVERHEAD_BYTES: usize = 64 * 1024;
 const REPLICAS: usize = 3;
 
 pub struct KafkaLog {
@@ -87,6 +86,13 @@ impl KafkaLog {
         check_partition(topic, partition, self.partitions(topic).await?)
     }
 
+    /// Start and end of a partition.
+    async fn range(&self, topic: &str, partition: u32) -> Result<(u64, u64), LogError> {
+        self.check(topic, partition).await?;
+        let name = topic.to_owned();
+        self.blocking(move |client, timeout| range(client, &name, partition, timeout)).await
+    }
+
     /// Waits until every partition of a new topic has a leader.
     async fn settled(&self, topic: &str) -> Result<(), LogError> {
         let give_up = Instant::now() + self.config.timeout;
@@ -112,13 +118,7 @@ impl KafkaLog {
 #[async_trait]
 impl Log for KafkaLog {
     async fn create_topic(&self, spec: &TopicSpec) -> Result<bool, LogError> {
-        let invalid = |reason| LogError::InvalidTopic { topic: spec.name.clone(), reason };
-        if spec.partitions == 0 {
-            return Err(invalid("it needs at least one partition"));
-        }
-        if spec.name.is_empty() {
-            return Err(invalid("it needs a name"));
-        }
+        spec.check()?;
         let replication = self.replication().await?;
         let max_bytes = (SOURCE_RECORD_BYTES_MAX + OVERHEAD_BYTES).to_string();
         let topic = NewTopic::new(&spec.name, spec.partitions as i32, TopicReplication::Fixed(replication)).set("max.message.bytes", &max_bytes);
@@ -181,16 +181,10 @@ impl Log for KafkaLog {
     async fn append_keyed(&self, topic: &str, records: Vec<NewRecord>) -> Result<(), LogError> {
         let partitions = self.partitions(topic).await?;
         check_sizes(topic, &records)?;
-        let mut parts: BTreeMap<u32, Vec<NewRecord>> = BTreeMap::new();
-        for (index, record) in records.into_iter().enumerate() {
-            let Some(key) = &record.key else {
-                return Err(LogError::NullKey { topic: topic.to_owned(), index });
-            };
-            parts.entry(partition_of(key, partitions)).or_default().push(record);
-        }
+        let parts = by_partition(topic, partitions, records)?;
         // All of them are tried, so that an error of one does not decide about the others.
-        let sent = parts.into_iter().map(|(partition, records)| async move { Ok::<_, LogError>(self.producer.append(topic, partition, records).await) });
-        try_join_all(sent).await?.into_iter().try_for_each(|appended| match appended {
+        let sent = parts.into_iter().map(|(partition, records)| self.producer.append(topic, partition, records));
+        join_all(sent).await.into_iter().try_for_each(|appended| match appended {
             // Other writers are usual in a source's topic, and nobody asked where the records stand.
             Ok(_) | Err(LogError::Interleaved { .. }) => Ok(()),
             Err(e) => Err(e),
@@ -198,15 +192,11 @@ impl Log for KafkaLog {
     }
 
     async fn start(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
-        self.check(topic, partition).await?;
-        let name = topic.to_owned();
-        Ok(self.blocking(move |client, timeout| range(client, &name, partition, timeout)).await?.0)
+        Ok(self.range(topic, partition).await?.0)
     }
 
     async fn end(&self, topic: &str, partition: u32) -> Result<u64, LogError> {
-        self.check(topic, partition).await?;
-        let name = topic.to_owned();
-        Ok(self.blocking(move |client, timeout| range(client, &name, partition, timeout)).await?.1)
+        Ok(self.range(topic, partition).await?.1)
     }
 
     fn reader(&self, topic: &str, partition: u32, from: u64) -> Result<Box<dyn LogReader>, LogError> {
@@ -220,7 +210,7 @@ impl Log for KafkaLog {
     }
 
     async fn delete_before(&self, topic: &str, partition: u32, offset: u64) -> Result<(), LogError> {
-        let (start, end) = (self.start(topic, partition).await?, self.end(topic, partition).await?);
+        let (start, end) = self.range(topic, partition).await?;
         if offset <= start {
             return Ok(());
         }
@@ -270,18 +260,6 @@ fn note(facility: &str, message: &str) {
 
 fn check_partition(topic: &str, partition: u32, partitions: u32) -> Result<(), LogError> {
     if partition < partitions { Ok(()) } else { Err(LogError::UnknownPartition { topic: topic.to_owned(), partition, partitions }) }
-}
-
-fn bytes_of(record: &NewRecord) -> usize {
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    headers + record.key.as_ref().map_or(0, bytes::Bytes::len) + record.value.as_ref().map_or(0, bytes::Bytes::len)
-}
-
-fn check_sizes(topic: &str, records: &[NewRecord]) -> Result<(), LogError> {
-    match records.iter().map(bytes_of).find(|b| *b > RECORD_BYTES_MAX) {
-        Some(bytes) => Err(LogError::RecordTooLarge { topic: topic.to_owned(), bytes, limit: RECORD_BYTES_MAX }),
-        None => Ok(()),
-    }
 }
 
 /// The settings that a topic must have.

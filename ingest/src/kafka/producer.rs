@@ -5,7 +5,7 @@
 //! that librdkafka gives up for good is replaced.
 
 use super::{config::KafkaConfig, fault};
-use crate::log::{Appended, LogError, SOURCE_RECORD_BYTES_MAX};
+use crate::log::{Appended, LogError, SOURCE_RECORD_BYTES_MAX, payload_bytes};
 use rdkafka::{
     ClientContext, Message, Statistics,
     config::RDKafkaLogLevel,
@@ -146,7 +146,7 @@ impl Producer {
     /// `records` is not empty.
     pub async fn append(&self, topic: &str, partition: u32, records: Vec<NewRecord>) -> Result<Appended, LogError> {
         let n = records.len();
-        let largest = records.iter().map(super::bytes_of).max().unwrap_or_default();
+        let largest = records.iter().map(payload_bytes).max().unwrap_or_default();
         let (flight, landed) = Flight::new(n);
         let client = self.usable()?;
         {
