@@ -26,8 +26,9 @@ use std::{
 /// What was taken out of the queue, in order.
 pub enum Taken {
     Record(Record),
-    /// The end of the partition was reached; [`Batches::known_end`] says where it is.
-    End,
+    /// The end of the partition was reached: nothing stands before this offset that was not given. It may lie behind the last record, where
+    /// a producer's transaction left its mark.
+    End(u64),
     Failed(RDKafkaErrorCode, String),
 }
 
@@ -123,7 +124,7 @@ fn read(messages: &[&rd_kafka_message_t]) -> Vec<Taken> {
             value: next(m.payload, m.len),
             headers: headers(m),
         }),
-        rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => Taken::End,
+        rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => Taken::End(m.offset.max(0) as u64),
         // An error's payload is its text.
         error => Taken::Failed(error.into(), String::from_utf8_lossy(part(m.payload, m.len).unwrap_or_default()).into_owned()),
     });

@@ -49,6 +49,8 @@ pub(super) struct KafkaReader {
     held_bytes: usize,
     /// librdkafka has stopped fetching; what it had sent before is given first.
     failed: Option<RDKafkaErrorCode>,
+    /// Where the broker last said that the partition ends.
+    end: Option<u64>,
     arrived: Arc<Notify>,
     timeout: Duration,
 }
@@ -62,14 +64,26 @@ impl KafkaReader {
         let unknown = || LogError::UnknownTopic { topic: topic.to_owned() };
         let batches = Batches::new(Arc::new(consumer)).ok_or_else(unknown)?;
         let topic_c = c_name(topic).ok_or_else(unknown)?;
-        let reader =
-            Self { topic: topic.to_owned(), topic_c, partition, position: from, batches, held: VecDeque::new(), held_bytes: 0, failed: None, arrived, timeout };
+        let mut reader = Self {
+            topic: topic.to_owned(),
+            topic_c,
+            partition,
+            position: from,
+            batches,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            failed: None,
+            end: None,
+            arrived,
+            timeout,
+        };
         reader.assign()?;
         Ok(reader)
     }
 
     /// Starts fetching at the position; what was on its way from another is dropped by librdkafka.
-    fn assign(&self) -> Result<(), LogError> {
+    fn assign(&mut self) -> Result<(), LogError> {
+        self.end = None;
         let mut list = TopicPartitionList::new();
         let offset = Offset::Offset(self.position as i64);
         list.add_partition_offset(&self.topic, self.partition as i32, offset).map_err(|e| fault("reader", e))?;
@@ -87,11 +101,10 @@ impl KafkaReader {
                     self.held_bytes += bytes_of(&record);
                     self.held.push_back(record);
                 }
-                Taken::Record(_) | Taken::End => {}
+                Taken::Record(_) => {}
+                Taken::End(end) => self.end = self.end.max(Some(end)),
                 Taken::Failed(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, _) => return Err(RDKafkaErrorCode::OffsetOutOfRange),
-                Taken::Failed(error @ (RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition), _) => {
-                    return Err(error);
-                }
+                Taken::Failed(error, _) if stops_fetching(error) => return Err(error),
                 // Weather: librdkafka goes on by itself.
                 Taken::Failed(error, reason) => tracing::debug!(topic = self.topic, partition = self.partition, %error, reason, "Kafka reader"),
             }
@@ -127,8 +140,21 @@ impl KafkaReader {
             self.held_bytes -= size;
             records.extend(self.held.pop_front());
         }
-        let caught_up = self.held.is_empty() && self.batches.known_end(&self.topic_c, self.partition as i32).is_some_and(|end| self.position >= end);
+        let caught_up = self.held.is_empty() && self.known_end().is_some_and(|end| self.position >= end);
         Fetch { records, caught_up }
+    }
+
+    /// What the last fetch told; a mark of a transaction may stand between the last record and it.
+    fn known_end(&mut self) -> Option<u64> {
+        self.pass_marks();
+        self.batches.known_end(&self.topic_c, self.partition as i32)
+    }
+
+    /// Behind what is no record, where nothing but that is left.
+    fn pass_marks(&mut self) {
+        if self.held.is_empty() {
+            self.position = self.end.map_or(self.position, |end| end.max(self.position));
+        }
     }
 
     /// Start and end of the partition, as its leader says now.
@@ -178,6 +204,12 @@ impl LogReader for KafkaReader {
                 continue;
             }
             let range = self.ask_range().await?;
+            // Asking took a while: what arrived in it comes first.
+            self.fill(max_records, max_bytes);
+            if !self.held.is_empty() || self.failed.is_some() {
+                continue;
+            }
+            self.pass_marks();
             if !(range.0..=range.1).contains(&self.position) {
                 return Err(self.out_of_range(range));
             }
@@ -213,6 +245,12 @@ impl LogReader for KafkaReader {
             tracing::warn!(topic = self.topic, partition = self.partition, %error, "cannot move the reader");
         }
     }
+}
+
+/// Errors that a person must hear of, or after which librdkafka asks for no more of the partition.
+fn stops_fetching(error: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{BadMessage, InvalidMessage, TopicAuthorizationFailed, UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    matches!(error, BadMessage | InvalidMessage | TopicAuthorizationFailed | UnknownPartition | UnknownTopic | UnknownTopicOrPartition)
 }
 
 fn bytes_of(record: &Record) -> usize {

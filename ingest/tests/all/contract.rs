@@ -37,13 +37,14 @@ pub fn numbered(range: std::ops::Range<usize>) -> Vec<NewRecord> {
     range.map(|i| NewRecord::new(format!("t|{i}"), format!("value {i}"))).collect()
 }
 
-/// Reads to the end.
+/// Reads to the end, as it is when nothing comes any more: beside records the log's word is as old as they are.
 pub async fn read_all(reader: &mut Box<dyn LogReader>) -> Result<Vec<Record>, LogError> {
     let mut all = Vec::new();
     loop {
         let Fetch { records, caught_up } = reader.fetch(997, 1 << 20, NOW).await?;
+        let is_end = caught_up && records.is_empty();
         all.extend(records);
-        if caught_up {
+        if is_end {
             return Ok(all);
         }
     }

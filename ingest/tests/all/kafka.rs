@@ -4,7 +4,13 @@ use crate::{
     broker::Broker,
     contract::{self, numbered, read_all},
 };
-use ingest::{ErrorKind, KafkaConfig, KafkaLog, Log, LogError, TopicSpec};
+use ingest::{ErrorKind, Fetch, KafkaConfig, KafkaLog, Log, LogError, TopicSpec};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
+};
 use std::{path::Path, sync::Arc, time::Duration};
 
 fn root() -> &'static Path {
@@ -24,6 +30,9 @@ async fn kafka_keeps_the_contract_survives_its_broker_and_shares_partitions() {
     two_members_share_and_take_over(&broker, &log).await;
     a_topic_with_other_partitions_is_named_with_both_numbers(&log).await;
     a_record_that_the_topic_does_not_take_is_named_with_its_size(&log).await;
+    a_transaction_that_was_aborted_is_not_read_and_its_marks_hold_nobody_back(&broker, &log).await;
+    a_record_of_20_mb_is_read_like_any_other(&broker, &log).await;
+    a_topic_that_was_made_again_is_told_by_its_offsets(&broker, &log).await;
     log.close().await;
     broker.stop(root());
 }
@@ -80,6 +89,71 @@ async fn a_record_that_the_topic_does_not_take_is_named_with_its_size(log: &Arc<
     let refused = log.append(&name, 0, vec![schemas::NewRecord::new("k", vec![b'x'; 2 << 20])]).await.unwrap_err();
     assert!(matches!(refused, LogError::RecordTooLarge { bytes, .. } if bytes == (2 << 20) + 1), "{refused}");
     assert_eq!(log.append(&name, 0, numbered(0..1)).await.unwrap().base_offset, 0, "it goes on with the next");
+}
+
+/// Producers of other programs, with settings of their own.
+fn foreign(broker: &Broker, settings: &[(&str, &str)]) -> ThreadedProducer<DefaultProducerContext> {
+    let config = settings.iter().fold(ClientConfig::new().set("bootstrap.servers", &broker.addresses).clone(), |mut c, (name, value)| c.set(*name, *value).clone());
+    config.create().unwrap()
+}
+
+fn send(producer: &ThreadedProducer<DefaultProducerContext>, topic: &str, value: &[u8]) {
+    producer.send(BaseRecord::<[u8], [u8]>::to(topic).partition(0).payload(value)).map_err(|(e, _)| e).unwrap();
+}
+
+async fn a_transaction_that_was_aborted_is_not_read_and_its_marks_hold_nobody_back(broker: &Broker, log: &Arc<KafkaLog>) {
+    const LONG: Duration = Duration::from_secs(30);
+    let name = contract::topic(&(Arc::clone(log) as Arc<dyn Log>), 1).await;
+    let producer = foreign(broker, &[("transactional.id", "another-program")]);
+    let topic = name.clone();
+    let written = move || {
+        producer.init_transactions(LONG).unwrap();
+        for (values, is_committed) in [(["a", "b"], true), (["c", "d"], false), (["e", "f"], true)] {
+            producer.begin_transaction().unwrap();
+            values.iter().for_each(|v| send(&producer, &topic, v.as_bytes()));
+            if is_committed { producer.commit_transaction(LONG).unwrap() } else { producer.abort_transaction(LONG).unwrap() }
+        }
+    };
+    tokio::task::spawn_blocking(written).await.unwrap();
+    let mut reader = log.reader(&name, 0, 0).unwrap();
+    let all = read_all(&mut reader).await.unwrap();
+    let values: Vec<&[u8]> = all.iter().filter_map(|r| r.value.as_deref()).collect();
+    assert_eq!(values, [b"a", b"b", b"e", b"f"]);
+    // The last mark stands behind the last record.
+    assert_eq!(reader.position(), log.end(&name, 0).await.unwrap());
+    assert!(reader.position() > all.last().unwrap().offset + 1);
+}
+
+async fn a_record_of_20_mb_is_read_like_any_other(broker: &Broker, log: &Arc<KafkaLog>) {
+    const BYTES: usize = 20_000_000;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &broker.addresses).create().unwrap();
+    let topic = NewTopic::new("large", 1, TopicReplication::Fixed(1)).set("max.message.bytes", "33554432");
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    let producer = foreign(broker, &[("message.max.bytes", "33554432")]);
+    send(&producer, "large", &vec![b'x'; BYTES]);
+    send(&producer, "large", b"after it");
+    tokio::task::spawn_blocking(move || producer.flush(Duration::from_secs(30)).unwrap()).await.unwrap();
+    let all = read_all(&mut log.reader("large", 0, 0).unwrap()).await.unwrap();
+    assert_eq!(all.iter().map(|r| r.value.as_ref().unwrap().len()).collect::<Vec<_>>(), [BYTES, 8]);
+}
+
+async fn a_topic_that_was_made_again_is_told_by_its_offsets(broker: &Broker, log: &Arc<KafkaLog>) {
+    let name = contract::topic(&(Arc::clone(log) as Arc<dyn Log>), 1).await;
+    log.append(&name, 0, numbered(0..10)).await.unwrap();
+    let mut reader = log.reader(&name, 0, 0).unwrap();
+    assert_eq!(read_all(&mut reader).await.unwrap().len(), 10);
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", &broker.addresses).create().unwrap();
+    admin.delete_topics(&[&name], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    // Deleting goes on after its answer.
+    let spec = TopicSpec { name: name.clone(), partitions: 1, compacted: false };
+    while !matches!(log.create_topic(&spec).await, Ok(true)) {}
+    let gone = loop {
+        match reader.fetch(100, 1 << 20, Duration::ZERO).await {
+            Err(e) if e.kind() == ErrorKind::Stop => break e,
+            Err(_) | Ok(Fetch { .. }) => {}
+        }
+    };
+    assert!(matches!(gone, LogError::OffsetOutOfRange { offset: 10, start: 0, end: 0, .. }), "{gone}");
 }
 
 async fn a_topic_with_other_partitions_is_named_with_both_numbers(log: &Arc<KafkaLog>) {
