@@ -14,7 +14,14 @@ pub enum DeadReason {
     Misplaced,
     /// `event_time` is missing, before 1980, or more than a day ahead of the append time.
     BadTime,
+    /// It is more than a record of the log, or a row of a table, can hold.
+    TooLarge,
 }
+
+/// Bytes of a record that its dead letter keeps. The record itself stands where the letter says.
+const KEPT_VALUE_BYTES_MAX: usize = 128 * 1024;
+const KEPT_KEY_BYTES_MAX: usize = 4 * 1024;
+const KEPT_REASON_BYTES_MAX: usize = 2 * 1024;
 
 impl DeadReason {
     pub fn as_str(self) -> &'static str {
@@ -22,6 +29,7 @@ impl DeadReason {
             Self::Undecodable => "undecodable",
             Self::Misplaced => "misplaced",
             Self::BadTime => "bad_time",
+            Self::TooLarge => "too_large",
         }
     }
 }
@@ -54,7 +62,7 @@ impl DeadLetter {
         ])
     }
 
-    /// Dead letters as the rows of an output.
+    /// Dead letters as the rows of an output. One that is larger than a record can hold is cut, and its reason says so.
     pub fn to_batch(letters: &[Self]) -> Result<RecordBatch, ArrowError> {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(letters.iter().map(|l| &l.topic))),
@@ -62,12 +70,28 @@ impl DeadLetter {
             Arc::new(UInt64Array::from_iter_values(letters.iter().map(|l| l.offset))),
             Arc::new(Int64Array::from_iter_values(letters.iter().map(|l| l.append_us))),
             Arc::new(StringArray::from_iter_values(letters.iter().map(|l| l.kind.as_str()))),
-            Arc::new(StringArray::from_iter_values(letters.iter().map(|l| &l.reason))),
-            Arc::new(BinaryArray::from_iter(letters.iter().map(|l| l.key.as_deref()))),
-            Arc::new(BinaryArray::from_iter(letters.iter().map(|l| l.value.as_deref()))),
+            Arc::new(StringArray::from_iter_values(letters.iter().map(Self::told_reason))),
+            Arc::new(BinaryArray::from_iter(letters.iter().map(|l| kept(l.key.as_ref(), KEPT_KEY_BYTES_MAX)))),
+            Arc::new(BinaryArray::from_iter(letters.iter().map(|l| kept(l.value.as_ref(), KEPT_VALUE_BYTES_MAX)))),
         ];
         RecordBatch::try_new(Arc::new(Self::schema()), columns)
     }
+}
+
+impl DeadLetter {
+    fn told_reason(&self) -> String {
+        let mut reason = self.reason[..self.reason.floor_char_boundary(KEPT_REASON_BYTES_MAX)].to_owned();
+        for (what, bytes, max) in [("key", &self.key, KEPT_KEY_BYTES_MAX), ("value", &self.value, KEPT_VALUE_BYTES_MAX)] {
+            if let Some(bytes) = bytes.as_ref().filter(|b| b.len() > max) {
+                reason.push_str(&format!("; the first {max} of {} bytes of the {what} are kept here", bytes.len()));
+            }
+        }
+        reason
+    }
+}
+
+fn kept(bytes: Option<&Bytes>, max: usize) -> Option<&[u8]> {
+    bytes.map(|b| &b[..b.len().min(max)])
 }
 
 /// The decoded records `[from, to)` of one partition of one source topic.

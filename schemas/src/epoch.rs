@@ -50,6 +50,8 @@ pub enum EpochKind {
     /// A new owner's empty epoch: it says who works from here on.
     Claim,
     Work,
+    /// A person's decision: offsets of an input that the log has lost are given up. `cut` says from where to where; nothing is computed.
+    Skip,
 }
 
 /// What an epoch took from one input: offsets `[from, to)`.

@@ -21,7 +21,7 @@ pub use batch::{DeadLetter, DeadReason, SourceBatch};
 pub use chain::{ChainPosition, Verdict};
 pub use epoch::{AcceptedEpoch, Counters, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, Output, OutputKind, Versions};
 pub use record::{NewRecord, Record};
-pub use room::{RoomKind, RoomMessage};
+pub use room::{RoomKind, RoomMessage, RoomPosition};
 
 /// Column that carries the change kind of a row in an `EMIT CHANGES` output: one of [`op`].
 pub const OP_COLUMN: &str = "_op";

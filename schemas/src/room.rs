@@ -90,3 +90,55 @@ impl RoomMessage {
             .collect())
     }
 }
+
+/// Where a room stands: enough, with its messages, to serve it elsewhere under the same offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomPosition {
+    pub room: String,
+    pub tenant: String,
+    pub kind: RoomKind,
+    /// The epoch id that its offsets are counted under.
+    pub epoch: String,
+    /// Offset of the newest message.
+    pub offset: u64,
+}
+
+impl RoomPosition {
+    pub fn schema() -> Schema {
+        Schema::new(vec![
+            Field::new("room", DataType::Utf8, false),
+            Field::new("tenant", DataType::Utf8, false),
+            Field::new("state_room", DataType::Boolean, false),
+            Field::new("epoch", DataType::Utf8, false),
+            Field::new("offset", DataType::UInt64, false),
+        ])
+    }
+
+    pub fn to_batch(rooms: &[Self]) -> Result<RecordBatch, ArrowError> {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(rooms.iter().map(|r| &r.room))),
+            Arc::new(StringArray::from_iter_values(rooms.iter().map(|r| &r.tenant))),
+            Arc::new(BooleanArray::from_iter(rooms.iter().map(|r| Some(r.kind == RoomKind::State)))),
+            Arc::new(StringArray::from_iter_values(rooms.iter().map(|r| &r.epoch))),
+            Arc::new(UInt64Array::from_iter_values(rooms.iter().map(|r| r.offset))),
+        ];
+        RecordBatch::try_new(Arc::new(Self::schema()), columns)
+    }
+
+    /// The rooms of a batch that [`RoomPosition::to_batch`] made.
+    pub fn from_batch(batch: &RecordBatch) -> Result<Vec<Self>, ArrowError> {
+        if batch.schema().fields() != Self::schema().fields() {
+            return Err(ArrowError::SchemaError(format!("rooms have the columns {:?}", batch.schema().fields())));
+        }
+        let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
+        let (state, offset) = (batch.column(2).as_boolean(), batch.column(4).as_primitive::<UInt64Type>());
+        let room = |row| Self {
+            room: text(0, row),
+            tenant: text(1, row),
+            kind: if state.value(row) { RoomKind::State } else { RoomKind::Stream },
+            epoch: text(3, row),
+            offset: offset.value(row),
+        };
+        Ok((0..batch.num_rows()).map(room).collect())
+    }
+}

@@ -2,13 +2,17 @@
 //! of the state. A watermark is never told before the rows that it stands on have left.
 
 use crate::state::{Pieces, StateError};
-use arrow_array::RecordBatch;
-use schemas::{Output, OutputKind};
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::ArrowError;
+use schemas::{DeadLetter, DeadReason, Output, OutputKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
+/// The output of what could not be taken.
+pub const DEAD_LETTERS: &str = "dead_letters";
 /// Uncompressed bytes of rows that one record takes: LZ4 and the header keep it under the record's bound.
-const RECORD_BYTES: usize = 700 * 1024;
+/// So do the rows of tables that are copied beside them.
+const RECORD_BYTES: usize = 640 * 1024;
 
 type Watermarks = (Option<i64>, BTreeMap<String, i64>);
 
@@ -39,11 +43,25 @@ impl Outbox {
         self.watermarks.clone()
     }
 
-    pub fn push(&mut self, output: Output, hold: Watermarks) {
-        if output.batch.num_rows() == 0 {
-            return;
+    /// Rows that no record can hold become dead letters; returns how many.
+    pub fn push(&mut self, mut output: Output, hold: Watermarks) -> Result<u64, ArrowError> {
+        let mut bytes = bytes_of(&output.batch);
+        let mut dead = 0;
+        if bytes > RECORD_BYTES
+            && let Some(letters) = without_too_large(&mut output)?
+        {
+            bytes = bytes_of(&output.batch);
+            dead = letters.batch.num_rows() as u64;
+            let of_letters = bytes_of(&letters.batch);
+            self.add(letters, of_letters, hold.clone());
         }
-        let bytes = bytes_of(&output.batch);
+        if output.batch.num_rows() > 0 {
+            self.add(output, bytes, hold);
+        }
+        Ok(dead)
+    }
+
+    fn add(&mut self, output: Output, bytes: usize, hold: Watermarks) {
         self.bytes += bytes;
         self.waiting.push_back(Waiting { output, bytes, hold });
     }
@@ -104,11 +122,34 @@ impl Outbox {
     pub fn restore(&mut self, mut pieces: Pieces) -> Result<(), StateError> {
         let meta: Meta = pieces.meta()?;
         for ((name, kind, hold), batch) in meta.waiting.into_iter().zip(pieces.take_all("rows")) {
-            self.push(Output { name, kind, batch }, hold);
+            let bytes = bytes_of(&batch);
+            self.add(Output { name, kind, batch }, bytes, hold);
         }
         self.watermarks = meta.watermarks;
         Ok(())
     }
+}
+
+/// Takes the rows out that are larger than a record, and gives them as dead letters; `None` where there are none.
+fn without_too_large(output: &mut Output) -> Result<Option<Output>, ArrowError> {
+    let sizes: Vec<usize> = (0..output.batch.num_rows()).map(|row| bytes_of(&output.batch.slice(row, 1))).collect();
+    let letter = |bytes: &usize| DeadLetter {
+        topic: output.name.clone(),
+        partition: 0,
+        offset: 0,
+        append_us: 0,
+        kind: DeadReason::TooLarge,
+        reason: format!("a row of `{}` has {bytes} bytes, an epoch record takes {RECORD_BYTES}", output.name),
+        key: None,
+        value: None,
+    };
+    let letters: Vec<DeadLetter> = sizes.iter().filter(|bytes| **bytes > RECORD_BYTES).map(letter).collect();
+    if letters.is_empty() {
+        return Ok(None);
+    }
+    let fits: BooleanArray = sizes.iter().map(|bytes| Some(*bytes <= RECORD_BYTES)).collect();
+    output.batch = arrow_select::filter::filter_record_batch(&output.batch, &fits)?;
+    Ok(Some(Output { name: DEAD_LETTERS.to_owned(), kind: OutputKind::Dead, batch: DeadLetter::to_batch(&letters)? }))
 }
 
 /// Bytes of the batch's rows, counted from its values, so that it comes out the same for equal rows wherever they lie in memory.

@@ -7,7 +7,7 @@ use crate::{
     delta::Delta,
     nodes::{Input, Nodes},
     ops::{Effects, Flow, OpError, alert::Raised},
-    outbox::Outbox,
+    outbox::{DEAD_LETTERS, Outbox},
     plan::Job,
     source::SourceState,
     state::{Frozen, Pieces, StateError},
@@ -260,11 +260,11 @@ impl Task for LevelTask {
         }
         let (watermark, watermarks) = self.run_views(now_ms, &mut flows, &mut effects, &mut raised)?;
         if !dead.is_empty() {
-            effects.outputs.push(Output { name: "dead_letters".to_owned(), kind: OutputKind::Dead, batch: DeadLetter::to_batch(&dead)? });
+            effects.outputs.push(Output { name: DEAD_LETTERS.to_owned(), kind: OutputKind::Dead, batch: DeadLetter::to_batch(&dead)? });
         }
         effects.outputs.extend(raised.into_output()?);
         for output in effects.outputs {
-            self.outbox.push(output, before.clone());
+            effects.counters.dead += self.outbox.push(output, before.clone())?;
         }
         self.outbox.set_watermarks(watermark, watermarks);
         let outputs = self.outbox.take();

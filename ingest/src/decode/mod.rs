@@ -19,7 +19,10 @@ use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOp
 use arrow_json::{ReaderBuilder, reader::Decoder};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use scan::{Column, Span, Wants};
-use schemas::{DeadLetter, DeadReason, Record, SourceBatch};
+use schemas::{
+    DeadLetter, DeadReason, Record, SourceBatch,
+    record::{TABLE_VALUE_BYTES_MAX, TOO_LARGE_HEADER},
+};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -96,6 +99,11 @@ impl SourceDecoder {
         for (index, record) in records.iter().enumerate() {
             if record.is_end_of_source() {
                 end_of_source = Some(record.offset);
+                continue;
+            }
+            if let Some(bytes) = record.header(TOO_LARGE_HEADER) {
+                let bytes = String::from_utf8_lossy(bytes);
+                cut.bury(&self.spec.topic, index, DeadReason::TooLarge, format!("record has {bytes} bytes, a row of a table takes {TABLE_VALUE_BYTES_MAX}"));
                 continue;
             }
             let start = self.text.len();
