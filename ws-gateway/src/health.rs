@@ -6,6 +6,9 @@ use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
+/// The check that fails while the rooms are still read in: until then none is served, since a client would be taken back.
+pub const ROOMS_CHECK: &str = "rooms";
+
 /// Whether the program can serve: ready when no named check says otherwise. Cheap to clone and shared.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
@@ -20,6 +23,11 @@ impl Readiness {
 
     pub fn set_ready(&self, name: &str) {
         self.failing.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Why the check `name` fails, when it does.
+    pub fn failure_of(&self, name: &str) -> Option<String> {
+        self.failing.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     pub fn is_ready(&self) -> bool {

@@ -3,6 +3,7 @@
 use crate::{
     assets::asset,
     commands::unix_now,
+    health::ROOMS_CHECK,
     protocol::{HistoryRequest, Since, push_array, push_object},
     publication::Publication,
     rights::{Allow, Claims, Rights, TokenError, mint},
@@ -60,7 +61,14 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Rooms are served when all that was said in them is known.
+pub(crate) fn rooms_ready(state: &GatewayState) -> Result<(), Failure> {
+    let why = state.inner.readiness.failure_of(ROOMS_CHECK);
+    why.map_or(Ok(()), |why| Err(failure(StatusCode::SERVICE_UNAVAILABLE, 100, format!("rooms are not served yet: {why}"))))
+}
+
 fn rights(state: &GatewayState, headers: &HeaderMap, room: &str, what: Allow) -> Result<Rights, Failure> {
+    rooms_ready(state)?;
     let token = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
     let token = token.ok_or_else(|| failure(StatusCode::UNAUTHORIZED, 101, "a bearer token is needed"))?;
     let rights = state.inner.verifier.verify(token.trim()).map_err(|e| {

@@ -6,9 +6,11 @@
 use crate::{
     config::HubLimits,
     map_join::{Joined, MAP, join_map},
-    protocol::{ALREADY_SUBSCRIBED, ErrorCode, FLAG_REJECT_UNRECOVERED, HistoryRequest, NOT_AVAILABLE, SubscribeRequest, SubscribeResult, UNRECOVERABLE},
+    protocol::{
+        ALREADY_SUBSCRIBED, ErrorCode, FLAG_REJECT_UNRECOVERED, HistoryRequest, NOT_AVAILABLE, NOT_YET, SubscribeRequest, SubscribeResult, UNRECOVERABLE,
+    },
     publication::Publication,
-    rooms::{Member, Room, RoomSnapshot, Rows, page},
+    rooms::{FrozenRoom, Member, NotInHistory, Room, RoomSnapshot, Rows, page, tenant_of},
 };
 use schemas::{RoomKind, RoomMessage};
 use std::{
@@ -111,24 +113,24 @@ impl Hub {
 
     /// Puts a room where a snapshot left it; [`Hub::apply`] goes on from there.
     pub fn restore(&self, snapshot: &RoomSnapshot) -> Result<(), ApplyError> {
-        check_tenant(&snapshot.room, &snapshot.tenant, snapshot.offset)?;
-        let rows = snapshot.entries.iter().map(|e| {
-            let message = RoomMessage {
-                room: snapshot.room.clone(),
-                tenant: snapshot.tenant.clone(),
-                kind: RoomKind::State,
-                offset: e.offset,
-                key: e.key.clone(),
-                removed: false,
-                data: e.data.clone(),
-                time_us: e.time_us,
-                appended_us: None,
-            };
-            Ok((Arc::from(e.key.as_str()), Arc::new(encode(&message, &snapshot.epoch)?)))
-        });
-        let rows = Rows::new(rows.collect::<Result<_, ApplyError>>()?);
-        self.with_room(&snapshot.room, |room| room.restore(snapshot, rows));
+        let position = &snapshot.position;
+        check_tenant(&position.room, &position.tenant, position.offset)?;
+        let publications = snapshot.messages.iter().map(|m| Ok(Arc::new(encode(m, &position.epoch)?))).collect::<Result<_, ApplyError>>()?;
+        let newest_us = snapshot.messages.last().map_or(i64::MIN, |m| m.time_us);
+        self.inner.newest_us.fetch_max(newest_us, Ordering::Relaxed);
+        self.with_room(&position.room, |room| room.restore(position, publications));
         Ok(())
+    }
+
+    /// All rooms as they are now, by name. Between two calls of [`Hub::apply`] that is one moment of all of them.
+    pub fn freeze(&self) -> Vec<FrozenRoom> {
+        let mut rooms: Vec<FrozenRoom> = Vec::new();
+        for shard in &self.inner.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            rooms.extend(shard.values().filter_map(Room::freeze));
+        }
+        rooms.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        rooms
     }
 
     pub fn room_position(&self, room: &str) -> Position {
@@ -228,9 +230,15 @@ impl Hub {
 }
 
 /// Joins by offset. A recovery is whole or not at all; when it succeeds, the reply carries the offset that was asked
-/// for and the client moves on by the publications.
+/// for and the client moves on by the publications. A client that is ahead is asked to come again: an answer from here would
+/// take it back to what it has seen.
 fn join_stream(room: &mut Room, member: &Member, request: &SubscribeRequest, limits: &HubLimits) -> Result<Joined, ErrorCode> {
-    let recovered = request.recover.then(|| room.since(&request.epoch, request.offset).ok()).flatten().and_then(|missed| {
+    let since = room.since(&request.epoch, request.offset);
+    if request.recover && since.as_ref().is_err_and(|e| *e == NotInHistory::Ahead) {
+        metrics::counter!("headend_gateway_recoveries_total", "outcome" => "ahead").increment(1);
+        return Err(NOT_YET);
+    }
+    let recovered = since.ok().filter(|_| request.recover).and_then(|missed| {
         let bytes: usize = missed.clone().map(|p| p.body().len()).sum();
         (bytes <= limits.reply_bytes_max).then(|| missed.cloned().collect::<Vec<_>>())
     });
@@ -257,7 +265,7 @@ fn join_stream(room: &mut Room, member: &Member, request: &SubscribeRequest, lim
 
 /// Nothing enters a room that is not of its tenant: `kind:<tenant>[:…]`.
 fn check_tenant(room: &str, tenant: &str, offset: u64) -> Result<(), ApplyError> {
-    match room.split(':').nth(1) {
+    match tenant_of(room) {
         Some(t) if t == tenant => Ok(()),
         _ => Err(ApplyError::Tenant { room: room.to_owned(), offset, tenant: tenant.to_owned() }),
     }

@@ -5,7 +5,7 @@
 //! disturbs nobody else. It is compatible with clients of the Centrifuge protocol v2, JSON over WebSocket.
 //!
 //! It keeps nothing: rooms are fed through [`Hub::apply`] by whoever reads the room tasks' epochs, and are rebuilt
-//! by feeding them again. It knows no log and no query engine.
+//! by feeding them again, from a snapshot of the rooms ([`Hub::freeze`], [`Hub::restore`]) or from the start. It knows no log and no query engine.
 //!
 //! ```no_run
 //! # async fn example(messages: Vec<schemas::RoomMessage>) -> Result<(), Box<dyn std::error::Error>> {
@@ -37,10 +37,10 @@ mod state;
 mod upgrade;
 
 pub use config::{DemoSession, GatewayConfig, HubLimits};
-pub use health::{Readiness, install_metrics};
+pub use health::{ROOMS_CHECK, Readiness, install_metrics};
 pub use http::router;
 pub use hub::{Applied, ApplyError, Hub, Position};
 pub use rights::{Allow, Capability, Claims, Match, MintError, Role, mint};
-pub use rooms::{RoomEntry, RoomSnapshot};
+pub use rooms::{FrozenRoom, RoomSnapshot};
 pub use serve::serve;
 pub use state::{ConfigError, GatewayState};

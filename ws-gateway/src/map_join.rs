@@ -8,7 +8,7 @@ use crate::{
     config::HubLimits,
     protocol::{BAD_COMMAND, ErrorCode, NOT_AVAILABLE, SubscribeRequest, SubscribeResult, UNRECOVERABLE},
     publication::Publication,
-    rooms::{Member, NotInHistory, Room, page},
+    rooms::{Member, Room, page},
 };
 use schemas::RoomKind;
 use std::{ops::Bound, sync::Arc};
@@ -51,7 +51,7 @@ fn join_from_state(room: &mut Room, member: &Member, request: &SubscribeRequest,
     let (state, last_page) = page(rows, limit, limits.reply_bytes_max);
     let mut joined = Joined { state, ..Joined::default() };
     if last_page {
-        let missed = room.since(&room.epoch, frozen).map_err(|NotInHistory| UNRECOVERABLE)?;
+        let missed = room.since(&room.epoch, frozen).map_err(ErrorCode::from)?;
         let (publications, complete) = page(missed, limit, limits.reply_bytes_max);
         if complete {
             return Ok(go_live(room, member, Joined { publications, ..joined }));
@@ -64,7 +64,7 @@ fn join_from_state(room: &mut Room, member: &Member, request: &SubscribeRequest,
 }
 
 fn join_from_changes(room: &mut Room, member: &Member, request: &SubscribeRequest, limits: &HubLimits, limit: usize) -> Result<Joined, ErrorCode> {
-    let missed = room.since(&request.epoch, request.offset).map_err(|NotInHistory| UNRECOVERABLE)?;
+    let missed = room.since(&request.epoch, request.offset).map_err(ErrorCode::from)?;
     let (publications, complete) = page(missed, limit, limits.reply_bytes_max);
     let result = SubscribeResult { recovered: complete && request.recover, was_recovering: request.recover, ..SubscribeResult::default() };
     if complete {

@@ -3,7 +3,10 @@
 //! A frame holds objects separated by line breaks. Zero values are left out. A close always has a reason that is
 //! neither empty nor JSON: clients read advice from a JSON reason and forget the meaning of the code without one.
 
-use crate::publication::{Publication, push_text};
+use crate::{
+    publication::{Publication, push_text},
+    rooms::NotInHistory,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -39,6 +42,8 @@ pub(crate) struct ErrorCode {
     pub message: &'static str,
 }
 
+/// The one error after which the same command may succeed: the client tries again, later each time.
+pub(crate) const NOT_YET: ErrorCode = ErrorCode { code: 100, message: "this gateway has not come so far yet" };
 pub(crate) const PERMISSION_DENIED: ErrorCode = ErrorCode { code: 103, message: "permission denied" };
 pub(crate) const ALREADY_SUBSCRIBED: ErrorCode = ErrorCode { code: 105, message: "already subscribed" };
 pub(crate) const LIMIT_EXCEEDED: ErrorCode = ErrorCode { code: 106, message: "limit exceeded" };
@@ -46,6 +51,15 @@ pub(crate) const BAD_COMMAND: ErrorCode = ErrorCode { code: 107, message: "bad r
 pub(crate) const NOT_AVAILABLE: ErrorCode = ErrorCode { code: 108, message: "not available" };
 pub(crate) const TOKEN_EXPIRED: ErrorCode = ErrorCode { code: 109, message: "token expired" };
 pub(crate) const UNRECOVERABLE: ErrorCode = ErrorCode { code: 112, message: "unrecoverable position" };
+
+impl From<NotInHistory> for ErrorCode {
+    fn from(why: NotInHistory) -> Self {
+        match why {
+            NotInHistory::Gone => UNRECOVERABLE,
+            NotInHistory::Ahead => NOT_YET,
+        }
+    }
+}
 
 /// Codes of an unsubscribe push: from 2500 on the client subscribes again.
 pub(crate) const UNSUBSCRIBED_BY_SERVER: ErrorCode = ErrorCode { code: 2000, message: "server unsubscribe" };
@@ -264,7 +278,8 @@ pub(crate) fn push_array(out: &mut String, publications: &[Arc<Publication>]) {
 }
 
 pub(crate) fn error_reply(id: u32, error: ErrorCode) -> String {
-    format!("{{\"id\":{id},\"error\":{{\"code\":{},\"message\":\"{}\"}}}}", error.code, error.message)
+    let temporary = if error == NOT_YET { ",\"temporary\":true" } else { "" };
+    format!("{{\"id\":{id},\"error\":{{\"code\":{},\"message\":\"{}\"{temporary}}}}}", error.code, error.message)
 }
 
 pub(crate) fn unsubscribe_push(room: &str, why: ErrorCode) -> String {

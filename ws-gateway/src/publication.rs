@@ -1,6 +1,6 @@
 //! A room message as clients see it, encoded once and shared by everyone who gets it.
 
-use schemas::RoomMessage;
+use schemas::{RoomKind, RoomMessage};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -14,6 +14,20 @@ pub(crate) struct Publication {
     pub removed: bool,
     frame: Utf8Bytes,
     body_from: usize,
+}
+
+/// What of a publication object is held nowhere else.
+#[derive(serde::Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tags: Option<Tags<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Tags<'a> {
+    appended_us: &'a str,
 }
 
 /// Closes `{"push":{...,"pub":{...}` after the publication object.
@@ -66,6 +80,22 @@ impl Publication {
         &self.frame
     }
 
+    /// The message that was encoded, but for white space in its data.
+    pub fn decode(&self, room: &str, tenant: &str, kind: RoomKind) -> Result<RoomMessage, serde_json::Error> {
+        let body: Body<'_> = serde_json::from_str(self.body())?;
+        Ok(RoomMessage {
+            room: room.to_owned(),
+            tenant: tenant.to_owned(),
+            kind,
+            offset: self.offset,
+            key: self.key.to_string(),
+            removed: self.removed,
+            data: body.data.map_or("null", RawValue::get).to_owned(),
+            time_us: self.time_us,
+            appended_us: body.tags.and_then(|t| t.appended_us.parse().ok()),
+        })
+    }
+
     /// The publication object alone, for replies.
     pub fn body(&self) -> &str {
         &self.frame.as_str()[self.body_from..self.frame.len() - FRAME_END.len()]
@@ -93,7 +123,6 @@ fn push_json(out: &mut String, json: &str) -> Result<(), serde_json::Error> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use schemas::RoomKind;
 
     fn message(data: &str) -> RoomMessage {
         RoomMessage {
@@ -117,6 +146,14 @@ mod tests {
             r#"{"push":{"channel":"risk:a","pub":{"key":"s\"1","data":{ "a": "x\ny" },"offset":1,"time":2,"tags":{"appended_us":"7"},"epoch":"e1"}}}"#
         );
         assert_eq!(publication.body(), r#"{"key":"s\"1","data":{ "a": "x\ny" },"offset":1,"time":2,"tags":{"appended_us":"7"},"epoch":"e1"}"#);
+    }
+
+    #[test]
+    fn publication_gives_its_message_back() {
+        for message in [message("{\"a\":[1,\"x\"]}"), RoomMessage { removed: true, appended_us: None, offset: 9, ..message("null") }] {
+            let publication = Publication::encode(&message, "e1").unwrap();
+            assert_eq!(publication.decode("risk:a", "a", RoomKind::State).unwrap(), message);
+        }
     }
 
     #[test]

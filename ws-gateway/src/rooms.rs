@@ -7,7 +7,7 @@ use crate::{
     protocol::{INSUFFICIENT_STATE, unsubscribe_push},
     publication::Publication,
 };
-use schemas::RoomKind;
+use schemas::{RoomKind, RoomMessage, RoomPosition};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
@@ -16,27 +16,46 @@ use std::{
 /// The rows of a state room by key. Shared with snapshots, copied when a row changes while one is out.
 pub(crate) type Rows = Arc<BTreeMap<Arc<str>, Arc<Publication>>>;
 
-/// A room as a snapshot of a room task hands it over. History before it is not known: a client that is behind
-/// `offset` gets the state anew.
+/// A room as it stood at some moment: what another gateway needs to serve it under the same offsets.
 #[derive(Clone, Debug)]
 pub struct RoomSnapshot {
-    pub room: String,
-    pub tenant: String,
-    pub kind: RoomKind,
-    pub epoch: String,
-    pub offset: u64,
-    /// Rows of a state room; none for a stream room.
-    pub entries: Vec<RoomEntry>,
+    pub position: RoomPosition,
+    /// In offset order: the rows that are older than the history, then the history. What ends at the position without a gap is the
+    /// history; a client that is behind it gets the state anew.
+    pub messages: Vec<RoomMessage>,
 }
 
-#[derive(Clone, Debug)]
-pub struct RoomEntry {
-    pub key: String,
-    /// One JSON value.
-    pub data: String,
-    /// Offset of the message that wrote the row.
-    pub offset: u64,
-    pub time_us: i64,
+/// A room held as it is while it goes on; nothing is copied but what points to its messages.
+pub struct FrozenRoom {
+    name: Arc<str>,
+    kind: RoomKind,
+    epoch: Arc<str>,
+    offset: u64,
+    history: Vec<Arc<Publication>>,
+    rows: Rows,
+}
+
+impl FrozenRoom {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads the messages back out of what clients are sent: work for a thread that nobody waits for.
+    pub fn snapshot(&self) -> Result<RoomSnapshot, serde_json::Error> {
+        let room = self.name.to_string();
+        let tenant = tenant_of(&room).unwrap_or_default().to_owned();
+        let before_history = self.offset - self.history.len() as u64;
+        let mut messages: Vec<&Arc<Publication>> = self.rows.values().filter(|p| p.offset <= before_history).collect();
+        messages.sort_unstable_by_key(|p| p.offset);
+        messages.extend(&self.history);
+        let messages = messages.into_iter().map(|p| p.decode(&room, &tenant, self.kind)).collect::<Result<_, _>>()?;
+        Ok(RoomSnapshot { position: RoomPosition { room, tenant, kind: self.kind, epoch: self.epoch.to_string(), offset: self.offset }, messages })
+    }
+}
+
+/// The tenant of a room: `kind:<tenant>[:…]`.
+pub(crate) fn tenant_of(room: &str) -> Option<&str> {
+    room.split(':').nth(1)
 }
 
 /// One connection, as a room knows it.
@@ -63,7 +82,12 @@ pub(crate) struct Room {
 
 /// Why a position cannot be served from the history.
 #[derive(Debug, PartialEq)]
-pub(crate) struct NotInHistory;
+pub(crate) enum NotInHistory {
+    /// It is older than the history, or of another epoch.
+    Gone,
+    /// The client has seen more on another gateway than has come here: it need only wait.
+    Ahead,
+}
 
 impl Room {
     pub fn new(id: u64, name: Arc<str>, epoch: Arc<str>) -> Self {
@@ -85,11 +109,7 @@ impl Room {
         self.offset = publication.offset;
         self.kind = Some(kind);
         if kind == RoomKind::State {
-            let rows = Arc::make_mut(&mut self.rows);
-            match publication.removed {
-                true => rows.remove(&publication.key),
-                false => rows.insert(publication.key.clone(), publication.clone()),
-            };
+            set_row(Arc::make_mut(&mut self.rows), &publication);
         }
         for member in self.members.values().filter(|m| &*m.tenant == tenant) {
             match kind {
@@ -101,9 +121,31 @@ impl Room {
         self.prune(limits, now_us);
     }
 
-    pub fn restore(&mut self, snapshot: &RoomSnapshot, rows: Rows) {
-        self.reset(&snapshot.epoch);
-        (self.kind, self.offset, self.rows) = (Some(snapshot.kind), snapshot.offset, rows);
+    /// Puts the room where `position` says. `publications` are those of a [`RoomSnapshot`], in its order.
+    pub fn restore(&mut self, position: &RoomPosition, publications: Vec<Arc<Publication>>) {
+        self.reset(&position.epoch);
+        (self.kind, self.offset) = (Some(position.kind), position.offset);
+        let mut rows = BTreeMap::new();
+        for publication in publications {
+            if position.kind == RoomKind::State {
+                set_row(&mut rows, &publication);
+            }
+            if self.history.back().is_some_and(|last| last.offset + 1 != publication.offset) {
+                self.history.clear();
+            }
+            self.history.push_back(publication);
+        }
+        if self.history.back().is_some_and(|last| last.offset != self.offset) {
+            self.history.clear();
+        }
+        self.rows = Arc::new(rows);
+    }
+
+    /// `None` where nothing was ever said.
+    pub fn freeze(&self) -> Option<FrozenRoom> {
+        let kind = self.kind?;
+        let history = self.history.iter().cloned().collect();
+        Some(FrozenRoom { name: self.name.clone(), kind, epoch: self.epoch.clone(), offset: self.offset, history, rows: self.rows.clone() })
     }
 
     /// Drops what is past the limits, so that what is offered for recovery does not depend on when one looks.
@@ -118,8 +160,14 @@ impl Room {
     pub fn since(&self, epoch: &str, offset: u64) -> Result<impl Iterator<Item = &Arc<Publication>> + Clone, NotInHistory> {
         // What the history holds is dense and ends at `self.offset`.
         let before_history = self.offset - self.history.len() as u64;
-        let known = (epoch.is_empty() || epoch == &*self.epoch) && (before_history..=self.offset).contains(&offset);
-        known.then(|| self.history.range((offset - before_history) as usize..)).ok_or(NotInHistory)
+        if !epoch.is_empty() && epoch != &*self.epoch {
+            return Err(NotInHistory::Gone);
+        }
+        if offset > self.offset {
+            return Err(NotInHistory::Ahead);
+        }
+        let from = offset.checked_sub(before_history).ok_or(NotInHistory::Gone)?;
+        Ok(self.history.range(from as usize..))
     }
 
     /// Newest last, whatever the epoch.
@@ -143,6 +191,13 @@ impl Room {
     pub fn is_blank(&self) -> bool {
         self.offset == 0 && self.members.is_empty()
     }
+}
+
+fn set_row(rows: &mut BTreeMap<Arc<str>, Arc<Publication>>, publication: &Arc<Publication>) {
+    match publication.removed {
+        true => rows.remove(&publication.key),
+        false => rows.insert(publication.key.clone(), publication.clone()),
+    };
 }
 
 /// As many of `publications` as fit `count` and `bytes`, but one at least; and whether that was all.

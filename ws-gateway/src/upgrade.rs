@@ -2,7 +2,7 @@
 
 use crate::{
     connection::Connection,
-    http::{Failure, failure},
+    http::{Failure, failure, rooms_ready},
     state::{GatewayState, Refusal},
 };
 use axum::{
@@ -24,6 +24,7 @@ pub(crate) async fn upgrade(State(state): State<GatewayState>, mut request: Requ
     if !origin_allowed(headers, &state.inner.config.allowed_origins) {
         return Err(failure(StatusCode::FORBIDDEN, 103, "pages of this origin may not connect"));
     }
+    rooms_ready(&state)?;
     let subprotocol = subprotocol(headers)?;
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("the handshake's key is unusable"))?;
     let ip = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.ip());

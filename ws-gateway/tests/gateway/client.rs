@@ -56,6 +56,14 @@ impl Gateway {
         Client { socket, received: VecDeque::new(), answer_pings: true }
     }
 
+    /// The status with which a handshake is refused.
+    pub async fn refused_upgrade(&self) -> u16 {
+        match connect_async(format!("ws://{}/connection/websocket", self.address)).await {
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => response.status().as_u16(),
+            other => panic!("it was not refused: {other:?}"),
+        }
+    }
+
     /// A client that has connected with `token`.
     pub async fn connected(&self, token: &str) -> Client {
         let mut client = self.client().await;
