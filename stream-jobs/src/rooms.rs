@@ -20,6 +20,8 @@ use serde_json::{Value, json, value::RawValue};
 use std::collections::{BTreeMap, BTreeSet};
 
 const STATS_EVERY_MS: i64 = 1_000;
+/// Of one message; clients would not take more.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// The group of a job's room tasks.
 pub fn rooms_group(job: &str) -> String {
@@ -193,8 +195,12 @@ impl RoomsTask {
         Ok(())
     }
 
+    fn owns(&self, room: &str) -> bool {
+        schemas::partition::partition_of(room.as_bytes(), self.partitions) == self.partition
+    }
+
     fn message(&mut self, draft: Draft, now_ms: i64, messages: &mut Vec<RoomMessage>) {
-        if schemas::partition::partition_of(draft.room.as_bytes(), self.partitions) != self.partition {
+        if !self.owns(&draft.room) {
             return;
         }
         if !self.state.tenants.contains(&draft.tenant) {
@@ -202,13 +208,19 @@ impl RoomsTask {
         }
         let offset = self.state.offsets.entry(draft.room.clone()).or_default();
         *offset += 1;
-        let Draft { room, tenant, kind, key, removed, data, appended_us } = draft;
+        let Draft { room, tenant, kind, key, removed, mut data, appended_us } = draft;
+        if data.len() > MESSAGE_BYTES_MAX {
+            // Its place in the room is taken, so that nobody waits for it.
+            data = json!({"too_large": {"bytes": data.len(), "limit": MESSAGE_BYTES_MAX}}).to_string();
+        }
         messages.push(RoomMessage { room, tenant, kind, offset: *offset, key, removed, data, time_us: now_ms * 1000, appended_us });
     }
 
     fn stats(&mut self, now_ms: i64, messages: &mut Vec<RoomMessage>) {
         let elapsed = now_ms - self.state.last_stats_ms;
-        if elapsed < STATS_EVERY_MS {
+        let rooms: Vec<(String, String)> = self.state.tenants.iter().map(|t| (format!("stats:{t}"), t.clone())).filter(|(room, _)| self.owns(room)).collect();
+        // An epoch that tells nothing is not written, so it may not leave a trace in the state either.
+        if elapsed < STATS_EVERY_MS || rooms.is_empty() {
             return;
         }
         let level1 = || self.state.origins.values().filter(|o| o.level == 1);
@@ -224,8 +236,7 @@ impl RoomsTask {
         self.state.last_stats_ms = now_ms;
         self.state.rows_at_last_stats = rows_in;
         self.state.lag_ms = 0;
-        for tenant in self.state.tenants.clone() {
-            let room = format!("stats:{tenant}");
+        for (room, tenant) in rooms {
             self.message(
                 Draft { room, tenant, kind: RoomKind::State, key: "engine".to_owned(), removed: false, data: data.clone(), appended_us: None },
                 now_ms,
@@ -266,7 +277,7 @@ impl Task for RoomsTask {
         self.stats(now_ms, &mut messages);
         if !messages.is_empty() {
             let output = Output { name: "rooms".to_owned(), kind: OutputKind::Rooms, batch: RoomMessage::to_batch(&messages)? };
-            self.outbox.push(output, (None, BTreeMap::new()));
+            self.outbox.push(output, (None, BTreeMap::new()))?;
         }
         let outputs = self.outbox.take();
         let counters = Counters { rows_out: outputs.iter().map(|o| o.batch.num_rows() as u64).sum(), ..Counters::default() };
@@ -394,4 +405,89 @@ impl Serialize for JsonCell<'_> {
 fn embedded(text: &str) -> Option<Box<RawValue>> {
     let one_line = if text.contains('\n') { serde_json::from_str::<Value>(text).ok()?.to_string() } else { text.to_owned() };
     RawValue::from_string(one_line).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        sql::{FunctionContext, plan_job},
+        task::InputCut,
+    };
+    use arrow_array::{ArrayRef, StringArray};
+    use schemas::{EpochHeader, EpochId, EpochKind, Versions};
+    use std::sync::Arc;
+
+    const JOB: &str = "CREATE SOURCE usage (tenant TEXT, subscriber_id TEXT, event_time TIMESTAMPTZ, WATERMARK FOR event_time AS event_time)
+        WITH (topic = 'usage.v1', format = 'json', key = 'tenant, subscriber_id');
+        CREATE MATERIALIZED VIEW seen AS SELECT tenant, subscriber_id FROM usage;
+        CREATE SINK seen_room FROM seen WITH (connector = 'room', room = 'admin:{tenant}', type = 'stream');";
+
+    fn task() -> RoomsTask {
+        let job = Arc::new(plan_job("job", JOB, &FunctionContext::default()).unwrap());
+        RoomsTask::new(&job, 0, Partitions { level1: 1, upper: 1 }, 1).unwrap()
+    }
+
+    fn told(task: &mut RoomsTask, now_ms: i64, content: Content) -> Vec<Output> {
+        let to = u64::from(!matches!(content, Content::Nothing));
+        task.process(EpochInput { now_ms, inputs: vec![InputCut { from: 0, to, caught_up: true, content }] }).unwrap().outputs
+    }
+
+    /// The first epoch of level 1, with a row of the view.
+    fn row() -> Content {
+        let text = |value: &str| Arc::new(StringArray::from(vec![value])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("tenant", text("acme")), ("subscriber_id", text("s1"))]).unwrap();
+        let header = EpochHeader {
+            group: "job.l1".to_owned(),
+            task: 0,
+            epoch: 1,
+            id: EpochId(7),
+            parent: EpochId(0),
+            owner: "one".to_owned(),
+            kind: EpochKind::Work,
+            cut: Vec::new(),
+            now_ms: 0,
+            watermark: None,
+            watermarks: BTreeMap::new(),
+            appended_us: None,
+            versions: Versions::default(),
+            counters: Counters { rows_in: 1, ..Counters::default() },
+            output_hash: String::new(),
+            outputs: Vec::new(),
+        };
+        let outputs = vec![Output { name: "seen".to_owned(), kind: OutputKind::Rows, batch }];
+        Content::Epochs(vec![(0, Arc::new(EpochRecord { header, outputs }))])
+    }
+
+    #[test]
+    fn an_epoch_that_tells_nothing_leaves_no_trace_since_no_recovery_runs_it_again() {
+        let (mut live, mut recovered) = (task(), task());
+        for now_ms in [1_000, 2_000, 3_000] {
+            assert!(told(&mut live, now_ms, Content::Nothing).is_empty());
+        }
+        for (now_ms, content) in [(4_000, row as fn() -> Content), (5_500, || Content::Nothing)] {
+            let outputs = told(&mut live, now_ms, content());
+            assert!(!outputs.is_empty());
+            assert_eq!(outputs, told(&mut recovered, now_ms, content()));
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_keeps_its_place_and_says_its_size() {
+        let mut task = task();
+        let draft = Draft {
+            room: "admin:acme".to_owned(),
+            tenant: "acme".to_owned(),
+            kind: RoomKind::Stream,
+            key: String::new(),
+            removed: false,
+            data: format!("\"{}\"", "x".repeat(MESSAGE_BYTES_MAX)),
+            appended_us: None,
+        };
+        let mut messages = Vec::new();
+        task.message(draft, 1, &mut messages);
+        assert_eq!(messages[0].data, format!("{{\"too_large\":{{\"bytes\":{},\"limit\":{MESSAGE_BYTES_MAX}}}}}", MESSAGE_BYTES_MAX + 2));
+        assert_eq!(messages[0].offset, 1);
+    }
 }
