@@ -61,6 +61,9 @@ pub trait Log: Send + Sync + 'static {
     /// What of an existing topic is not as `spec` needs it; empty when it fits. A topic that is not there is an error.
     async fn misfits(&self, spec: &TopicSpec) -> Result<Vec<Misfit>, LogError>;
 
+    /// How many partitions an existing topic has now.
+    async fn partition_count(&self, topic: &str) -> Result<u32, LogError>;
+
     /// All topics, by name.
     async fn topics(&self) -> Result<Vec<TopicSpec>, LogError>;
 

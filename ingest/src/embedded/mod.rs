@@ -145,6 +145,10 @@ impl Log for EmbeddedLog {
         Ok(spec.partitions_misfit(self.shared.topic(&spec.name)?.spec.partitions).into_iter().collect())
     }
 
+    async fn partition_count(&self, topic: &str) -> Result<u32, LogError> {
+        Ok(self.shared.topic(topic)?.spec.partitions)
+    }
+
     async fn topics(&self) -> Result<Vec<TopicSpec>, LogError> {
         let topics = self.shared.topics.read().unwrap_or_else(PoisonError::into_inner);
         Ok(topics.values().map(|t| t.spec.clone()).collect())

@@ -126,6 +126,8 @@ impl Log for KafkaLog {
         let done = self.admin.create_topics([&topic], &self.options()).await.map_err(|e| fault("topic", e))?;
         match done.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                // Another process may be making it at this moment.
+                self.settled(&spec.name).await?;
                 spec.refuse(self.misfits(spec).await?)?;
                 Ok(false)
             }
@@ -143,13 +145,22 @@ impl Log for KafkaLog {
         let (partitions, replicas) = self.blocking(move |client, timeout| shape_of(client, &name, timeout)).await?;
         self.learn(&spec.name, partitions);
         let configs = self.admin.describe_configs([&ResourceSpecifier::Topic(&spec.name)], &self.options()).await.map_err(|e| fault("topic", e))?;
-        let config = configs.first().and_then(|c| c.as_ref().ok());
-        let found = |name: &str| config.and_then(|c| c.get(name)?.value.clone()).unwrap_or_default();
+        let unanswered = |reason: String| LogError::Unavailable { what: format!("read the settings of topic `{}`", spec.name), reason };
+        let config = match configs.first() {
+            Some(config) => config.as_ref().map_err(|e| unanswered(e.to_string()))?,
+            None => return Err(unanswered("no answer".to_owned())),
+        };
+        let found = |name: &str| config.get(name).and_then(|c| c.value.clone()).unwrap_or_default();
         let other = settings(spec, replicas).into_iter().filter_map(|(setting, wanted)| {
             let existing = found(setting);
             (existing != wanted).then(|| Misfit { setting, existing, wanted: wanted.to_owned() })
         });
         Ok(spec.partitions_misfit(partitions).into_iter().chain(other).collect())
+    }
+
+    async fn partition_count(&self, topic: &str) -> Result<u32, LogError> {
+        let name = topic.to_owned();
+        self.blocking(move |client, timeout| partitions_of(client, &name, timeout)).await
     }
 
     async fn topics(&self) -> Result<Vec<TopicSpec>, LogError> {
@@ -292,15 +303,36 @@ fn shape_of<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration
     }
 }
 
+/// A leader that has just changed is asked for again so long.
+const LEADER_WAIT: Duration = Duration::from_secs(2);
+const LEADER_AGAIN: Duration = Duration::from_millis(50);
+
 /// Start and end of a partition, as its leader says now.
+#[expect(clippy::disallowed_methods, reason = "it runs on a thread for what blocks: librdkafka does so too")]
 fn range<C: ClientContext>(client: &Client<C>, topic: &str, partition: u32, timeout: Duration) -> Result<(u64, u64), LogError> {
-    let (start, end) = client.fetch_watermarks(topic, partition as i32, timeout).map_err(|e| match e.rdkafka_error_code() {
+    let give_up = Instant::now() + LEADER_WAIT.min(timeout);
+    let (start, end) = loop {
+        match client.fetch_watermarks(topic, partition as i32, timeout) {
+            Err(e) if has_moved(&e) && Instant::now() < give_up => std::thread::sleep(LEADER_AGAIN),
+            answer => break answer.map_err(|e| cannot_read(topic, partition, &e))?,
+        }
+    };
+    Ok((start.max(0) as u64, end.max(0) as u64))
+}
+
+/// The cluster has another leader for the partition than this client believes.
+fn has_moved(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{FencedLeaderEpoch, LeaderNotAvailable, NotLeaderForPartition, UnknownLeaderEpoch};
+    matches!(error.rdkafka_error_code(), Some(FencedLeaderEpoch | LeaderNotAvailable | NotLeaderForPartition | UnknownLeaderEpoch))
+}
+
+fn cannot_read(topic: &str, partition: u32, error: &KafkaError) -> LogError {
+    match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition) => {
             LogError::UnknownTopic { topic: topic.to_owned() }
         }
-        _ => LogError::Unavailable { what: format!("read `{topic}/{partition}`"), reason: e.to_string() },
-    })?;
-    Ok((start.max(0) as u64, end.max(0) as u64))
+        _ => LogError::Unavailable { what: format!("read `{topic}/{partition}`"), reason: error.to_string() },
+    }
 }
 
 fn no_answer(error: KafkaError) -> LogError {

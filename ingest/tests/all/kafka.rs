@@ -93,7 +93,8 @@ async fn a_record_that_the_topic_does_not_take_is_named_with_its_size(log: &Arc<
 
 /// Producers of other programs, with settings of their own.
 fn foreign(broker: &Broker, settings: &[(&str, &str)]) -> ThreadedProducer<DefaultProducerContext> {
-    let config = settings.iter().fold(ClientConfig::new().set("bootstrap.servers", &broker.addresses).clone(), |mut c, (name, value)| c.set(*name, *value).clone());
+    let config =
+        settings.iter().fold(ClientConfig::new().set("bootstrap.servers", &broker.addresses).clone(), |mut c, (name, value)| c.set(*name, *value).clone());
     config.create().unwrap()
 }
 
