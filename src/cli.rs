@@ -47,6 +47,9 @@ pub enum Command {
     /// Show who works on what: owner, lag, watermark, epoch, size of the state.
     #[command(after_help = examples::TASKS)]
     Tasks(TasksArgs),
+    /// Give offsets of a topic up that the log has lost, so that the task which needs them can go on.
+    #[command(after_help = examples::SKIP)]
+    Skip(SkipArgs),
     /// Check the configuration and the job, and touch nothing.
     #[command(after_help = examples::CHECK)]
     Check(CheckArgs),
@@ -211,6 +214,15 @@ pub struct TasksArgs {
     /// Print the tasks as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SkipArgs {
+    /// The partition whose offsets are gone, such as `usage.v1/2`.
+    #[arg(value_name = "TOPIC/PARTITION")]
+    pub input: String,
+    #[command(flatten)]
+    pub config: ConfigArg,
 }
 
 #[derive(Debug, Args)]

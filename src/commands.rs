@@ -6,6 +6,7 @@ pub mod explain;
 pub mod import;
 pub mod run;
 pub mod schema;
+pub mod skip;
 pub mod tasks;
 pub mod token;
 pub mod topics;

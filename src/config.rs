@@ -36,6 +36,8 @@ pub struct Engine {
     /// A snapshot is taken after this many epochs or this much time, whichever comes first.
     pub snapshot_every: u64,
     pub snapshot_interval: Duration,
+    /// How often epoch records that nobody needs any more are deleted.
+    pub upkeep_interval: Duration,
     pub cut_rows_max: usize,
     pub cut_min: Duration,
     pub inflight: usize,
@@ -172,6 +174,7 @@ impl Config {
                 owner: v.text("engine.owner")?.to_owned(),
                 snapshot_every: v.number("engine.snapshot_every", 1, u64::MAX)?,
                 snapshot_interval: v.duration("engine.snapshot_interval")?,
+                upkeep_interval: v.duration("engine.upkeep_interval")?,
                 cut_rows_max: v.number("engine.cut_rows_max", 1, 65_536)?,
                 cut_min: Duration::from_millis(v.number("engine.cut_min_ms", 0, 60_000)?),
                 inflight: v.number("engine.inflight", 1, 64)?,
@@ -196,7 +199,7 @@ impl Config {
             LogKind::Kafka(kafka) => ("kafka", Some(&kafka.brokers)),
         };
         serde_json::json!({
-            "engine": {"dir": e.dir, "job": e.job, "partitions": e.partitions, "owner": e.owner, "snapshot_every": e.snapshot_every, "snapshot_interval_ms": e.snapshot_interval.as_millis() as u64,
+            "engine": {"dir": e.dir, "job": e.job, "partitions": e.partitions, "owner": e.owner, "snapshot_every": e.snapshot_every, "snapshot_interval_ms": e.snapshot_interval.as_millis() as u64, "upkeep_interval_ms": e.upkeep_interval.as_millis() as u64,
                 "cut_rows_max": e.cut_rows_max, "cut_min_ms": e.cut_min.as_millis() as u64, "inflight": e.inflight, "threads": e.threads},
             "log": {"kind": kind, "brokers": brokers, "group_commit_ms": self.log.group_commit.as_millis() as u64},
             "gateway": {"listen": g.listen, "allowed_origins": g.allowed_origins, "ping_ms": g.ping.as_millis() as u64},

@@ -1,6 +1,6 @@
 //! Errors become exit codes here and nowhere else; the text on standard error too.
 
-use crate::{commands::JobError, config::ConfigError, import::ImportError};
+use crate::{commands::JobError, config::ConfigError, engine::TaskError, import::ImportError};
 use ingest::log::LogError;
 use std::io;
 
@@ -86,14 +86,31 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(e) = cause.downcast_ref::<ImportError>() {
         return e.hint();
     }
+    if let Some(TaskError::InputGone { topic, partition, .. }) = cause.downcast_ref() {
+        return Some(skip_hint(topic, *partition));
+    }
     match cause.downcast_ref::<LogError>()? {
         LogError::Locked { .. } => Some("is a `headend run` working on it? `headend import --to` sends to a running engine".to_owned()),
         LogError::Unavailable { .. } => Some("does Kafka run there, and may this machine reach it? `scripts/kafka start` starts one for a trial".to_owned()),
         LogError::TopicDiffers { topic, setting, wanted, .. } => Some(format!("set it: kafka-configs --alter --topic {topic} --add-config {setting}={wanted}")),
-        LogError::PartitionsDiffer { .. } => Some("the number of partitions of a topic cannot be changed".to_owned()),
+        LogError::PartitionsDiffer { topic, wanted, .. } => Some(format!(
+            "keys would stand in two partitions, so a topic keeps its number: make `{topic}` anew with {wanted}, or let the job read another topic that has them"
+        )),
+        LogError::OffsetOutOfRange { topic, .. } if topic.starts_with("epochs.") => {
+            Some("Headend deletes only what a snapshot stands for: bring the folder `snapshots` of `engine.dir` back".to_owned())
+        }
+        LogError::OffsetOutOfRange { topic, partition, .. } => Some(skip_hint(topic, *partition)),
+        LogError::UnknownTopic { .. } => Some("`headend topics apply` creates what is missing".to_owned()),
         LogError::DiskFull { .. } => Some("make room, then go on: nothing that was accepted is lost".to_owned()),
         _ => None,
     }
+}
+
+/// The log has lost what a task needs: nobody but a person can decide to go on without it.
+fn skip_hint(topic: &str, partition: u32) -> String {
+    format!(
+        "Kafka has deleted them. To go on without them, stop every `headend run` of this job and give them up: headend skip {topic}/{partition} -c headend.toml"
+    )
 }
 
 /// The reader of standard output went away (`headend try … | head`): no failure of ours.

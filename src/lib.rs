@@ -2,7 +2,7 @@
 //!
 //! The root package is the composition root: it knows every crate and holds no logic of theirs. [`cli`] says what can be asked,
 //! [`config`] what can be set, [`commands`] answers it; [`engine`] runs the tasks, [`service`] puts gateway, door and metrics beside
-//! them; [`import`] brings files into the log, [`try_job`] runs a job over files and [`demo`] a whole operator.
+//! them, with [`served_rooms`]; [`import`] brings files into the log, [`try_job`] runs a job over files and [`demo`] a whole operator.
 
 pub mod cli;
 pub mod commands;
@@ -12,5 +12,6 @@ pub mod engine;
 pub mod exit;
 pub mod import;
 pub mod logging;
+pub mod served_rooms;
 pub mod service;
 pub mod try_job;

@@ -48,6 +48,7 @@ async fn run(command: Command, stop: CancellationToken) -> anyhow::Result<()> {
         Command::Import(args) => commands::import::run(args, stop).await,
         Command::Topics(command) => commands::topics::run(&command).await,
         Command::Tasks(args) => commands::tasks::run(&args).await,
+        Command::Skip(args) => commands::skip::run(&args).await,
         Command::Check(args) => commands::check::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Schema(args) => commands::schema::run(&args),

@@ -10,4 +10,5 @@ mod demand;
 mod house;
 mod import;
 mod kafka;
+mod kafka_faults;
 mod retail;

@@ -1,7 +1,7 @@
 //! Two `headend run` over one Kafka: tasks are shared, taken over, fenced, and nothing is lost or twice.
 
 #[path = "../ingest/tests/all/broker.rs"]
-mod broker;
+pub mod broker;
 
 use super::bad_input::{
     JOB,

@@ -112,7 +112,7 @@ impl Operator {
             let started = Instant::now();
             let output = write_rows("rows", &self.rows(*start, pane)?)?;
             pieces.rows_out += output.batch.num_rows() as u64;
-            self.outbox.push(output, (None, BTreeMap::new()));
+            self.outbox.push(output, (None, BTreeMap::new()))?;
             while !self.outbox.take().is_empty() {}
             pieces.emit += started.elapsed();
             self.panes.pop_first();

@@ -49,6 +49,10 @@ Examples:
   headend tasks -c headend.toml
   headend tasks -c headend.toml --json";
 
+pub const SKIP: &str = "\
+Examples:
+  headend skip usage.v1/2 -c headend.toml            after retention has deleted what a task had not read yet";
+
 pub const CHECK: &str = "\
 Examples:
   headend check -c headend.toml

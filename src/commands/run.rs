@@ -46,6 +46,7 @@ pub fn engine_config(config: &Config) -> anyhow::Result<EngineConfig> {
         inflight: e.inflight,
         snapshot_every: e.snapshot_every,
         snapshot_interval: e.snapshot_interval,
+        upkeep_interval: Some(e.upkeep_interval),
         rooms: true,
         sink_dir: Some(e.dir.clone()),
         ..super::engine_job(&e.job, config.models.churn.as_deref())?

@@ -91,7 +91,7 @@ async fn row(log: &Arc<dyn Log>, config: &Config, group: &str, task: u32) -> any
         let (epochs, caught_up) = follower.next_epochs(EPOCHS_AT_ONCE, Duration::ZERO).await.with_context(|| format!("cannot read `{topic}/{task}`"))?;
         for epoch in &epochs {
             let header = &epoch.record.header;
-            if header.kind == EpochKind::Work {
+            if header.kind != EpochKind::Claim {
                 cut.extend(header.cut.iter().map(|c| ((c.topic.clone(), c.partition), c.to)));
                 row.watermark = header.watermark.filter(|w| *w != i64::MAX).map(rfc3339).or(row.watermark);
             }

@@ -26,6 +26,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("engine", "snapshot_every", Some("1000"), "A snapshot after this many epochs …"),
     setting("engine", "snapshot_interval", Some("10s"), "… or after this much time, whichever comes first."),
+    setting("engine", "upkeep_interval", Some("1m"), "How often epoch records are deleted that no recovery, sink or gateway needs any more."),
     setting("engine", "cut_rows_max", Some("65536"), "The most rows that one epoch takes."),
     setting("engine", "cut_min_ms", Some("2"), "Least time between two cuts of a task."),
     setting("engine", "inflight", Some("4"), "Epoch records of a task that may be on their way to the log."),

@@ -21,13 +21,32 @@ pub struct ChainFollower {
     partition: u32,
     reader: Box<dyn LogReader>,
     position: ChainPosition,
+    /// Where the chain is followed from when nothing else is known.
+    anchor: ChainPosition,
     ignored: u64,
+}
+
+/// True when the record before `position` is the one that it stands on; false too where that is deleted.
+pub async fn is_on_chain(log: &Arc<dyn Log>, topic: &str, partition: u32, position: &ChainPosition) -> Result<bool, LogError> {
+    let Some(offset) = position.next_offset.checked_sub(1) else { return Ok(false) };
+    if !(log.start(topic, partition).await?..log.end(topic, partition).await?).contains(&offset) {
+        return Ok(false);
+    }
+    let fetched = log.reader(topic, partition, offset)?.fetch(1, FETCH_BYTES, Duration::ZERO).await?;
+    let header = fetched.records.first().and_then(|r| EpochRecord::decode_header(r.value.as_deref().unwrap_or_default()).ok());
+    Ok(header.is_some_and(|h| h.id == position.id && h.epoch == position.epoch))
 }
 
 impl ChainFollower {
     /// Follows `topic/partition` from `position`; the default position is the start.
     pub fn new(log: &Arc<dyn Log>, topic: &str, partition: u32, position: ChainPosition) -> Result<Self, ChainError> {
-        Ok(Self { topic: topic.to_owned(), partition, reader: log.reader(topic, partition, position.next_offset)?, position, ignored: 0 })
+        let reader = log.reader(topic, partition, position.next_offset)?;
+        Ok(Self { topic: topic.to_owned(), partition, reader, position, anchor: ChainPosition::default(), ignored: 0 })
+    }
+
+    /// The start for a sink that knows of nothing: where the log has forgotten the first epochs.
+    pub fn anchored(self, anchor: ChainPosition) -> Self {
+        Self { anchor, ..self }
     }
 
     pub fn position(&self) -> ChainPosition {
@@ -59,6 +78,7 @@ impl ChainFollower {
 #[async_trait]
 impl sinks::EpochSource for ChainFollower {
     async fn seek(&mut self, position: ChainPosition) -> Result<(), sinks::SourceError> {
+        let position = if position.epoch == 0 { self.anchor } else { position };
         self.reader.seek(position.next_offset);
         self.position = position;
         Ok(())
@@ -72,7 +92,10 @@ impl sinks::EpochSource for ChainFollower {
 
 fn source_error(error: ChainError) -> sinks::SourceError {
     match &error {
-        ChainError::Log(e) if e.kind() == ingest::ErrorKind::Retry => sinks::SourceError::Unavailable(Box::new(error)),
+        // A topic that is gone ends the task, and this with it.
+        ChainError::Log(e) if e.kind() == ingest::ErrorKind::Retry || matches!(e, LogError::UnknownTopic { .. }) => {
+            sinks::SourceError::Unavailable(Box::new(error))
+        }
         ChainError::Log(_) | ChainError::Record { .. } => sinks::SourceError::Lost(Box::new(error)),
     }
 }

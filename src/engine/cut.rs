@@ -8,6 +8,7 @@ use super::{
     TaskError,
     feed::{Fed, Feed},
 };
+use schemas::Output;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -18,6 +19,8 @@ use stream_jobs::task::{Content, EpochInput, InputCut};
 const ALIGN_US: i64 = 3_600_000_000;
 /// An answer "nothing more" that is older than this says nothing about idleness.
 const FRESH: Duration = Duration::from_secs(10);
+/// Of tables' records in one epoch: what they leave of its record is the outputs'.
+const COPIED_BYTES_MAX: usize = 192 * 1024;
 
 pub struct Inputs {
     inputs: Vec<Pending>,
@@ -64,26 +67,32 @@ impl Inputs {
         self.inputs.iter().map(|i| i.next).collect()
     }
 
-    /// Cuts an epoch. `take` is false while the task's outputs wait for room: then it takes nothing.
-    pub fn cut(&mut self, now_ms: i64, watermarks: &[Option<i64>], take: bool) -> EpochInput {
+    /// Cuts an epoch; beside it the records of tables that it takes. `take` is false while the task's outputs wait for room: then it
+    /// takes nothing.
+    pub fn cut(&mut self, now_ms: i64, watermarks: &[Option<i64>], take: bool) -> (EpochInput, Vec<Output>) {
         let mut order: Vec<usize> = (0..self.inputs.len()).collect();
         order.sort_by_key(|i| (watermarks[*i], *i));
         // Who may still be behind: not known to be at its end.
         let least = order.iter().filter(|i| !self.inputs[**i].is_at_end()).map(|i| watermarks[*i]).min();
         let mut taken: Vec<Option<Fed>> = self.inputs.iter().map(|_| None).collect();
-        let mut rows = 0;
+        let (mut rows, mut copied, mut copies) = (0, 0, Vec::new());
         for i in order.into_iter().filter(|_| take) {
             if self.aligned && is_ahead(watermarks[i], least) {
                 continue;
             }
-            let fits = self.inputs[i].waiting.front().is_some_and(|fed| rows == 0 || rows + fed.rows <= self.rows_max);
-            if let Some(fed) = fits.then(|| self.inputs[i].waiting.pop_front()).flatten() {
+            let has_room = |fed: &Fed| copied == 0 || fed.copy.as_ref().is_none_or(|c| copied + c.bytes <= COPIED_BYTES_MAX);
+            let fits = self.inputs[i].waiting.front().is_some_and(|fed| (rows == 0 || rows + fed.rows <= self.rows_max) && has_room(fed));
+            if let Some(mut fed) = fits.then(|| self.inputs[i].waiting.pop_front()).flatten() {
                 rows += fed.rows;
+                if let Some(copy) = fed.copy.take() {
+                    copied += copy.bytes;
+                    copies.push(copy.output);
+                }
                 taken[i] = Some(fed);
             }
         }
         let inputs = self.inputs.iter_mut().zip(taken).map(|(input, fed)| input.cut(fed)).collect();
-        EpochInput { now_ms, inputs }
+        (EpochInput { now_ms, inputs }, copies)
     }
 }
 

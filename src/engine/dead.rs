@@ -21,16 +21,22 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
+    /// To be called with every epoch: what was held back is told with one that comes later.
     pub fn tell(&mut self, outputs: &[Output]) {
+        let is_time = self.told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
+        let mut shown = 0;
         for batch in outputs.iter().filter(|o| o.kind == OutputKind::Dead).map(|o| &o.batch) {
             self.untold += batch.num_rows() as u64;
-            if self.told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
-                let rest = self.untold.saturating_sub(show(batch));
-                if rest > 0 {
-                    warn!("cannot take {rest} other events either; `headend_rows_total` counts them");
-                }
-                (self.told_at, self.untold) = (Some(Instant::now()), 0);
+            if is_time {
+                shown += show(batch);
             }
+        }
+        if is_time && self.untold > 0 {
+            let rest = self.untold.saturating_sub(shown);
+            if rest > 0 {
+                warn!("cannot take {rest} other events either; the output `dead_letters` holds them, `headend_rows_total` counts them");
+            }
+            (self.told_at, self.untold) = (Some(Instant::now()), 0);
         }
     }
 }

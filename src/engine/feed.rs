@@ -6,7 +6,7 @@ use ingest::{
     SourceDecoder,
     log::{Log, LogReader},
 };
-use schemas::{EpochRecord, Record};
+use schemas::{EpochRecord, Output, OutputKind, Record};
 use std::{sync::Arc, time::Duration};
 use stream_jobs::{
     plan::SourceSpec,
@@ -21,6 +21,10 @@ const FED_AHEAD: usize = 2;
 /// How long a read waits at the end of the log before it says again that it is caught up.
 const END_WAIT: Duration = Duration::from_millis(500);
 
+/// Records and bytes of a table that are read at a time: they are copied into the epoch record.
+const TABLE_RECORDS: usize = 1_024;
+const TABLE_BYTES: usize = 128 * 1024;
+
 /// What was read from an input: offsets `[from, to)`, decoded.
 pub struct Fed {
     pub from: u64,
@@ -28,43 +32,41 @@ pub struct Fed {
     pub caught_up: bool,
     pub rows: usize,
     pub content: Content,
+    /// Of a table: its records, for the epoch record.
+    pub copy: Option<Copied>,
+}
+
+/// The records of a table that an epoch takes. Its topic is compacted, so the log will not keep them for a recovery.
+pub struct Copied {
+    pub output: Output,
+    pub bytes: usize,
 }
 
 /// Reads one input and makes what a task takes out of it. Used by the feed and, for exact ranges, by recovery.
 pub struct InputReader {
     reader: Box<dyn LogReader>,
-    decode: Decode,
+    decoder: InputDecoder,
     /// In `try`, records count as appended at one given time.
     appended_us: Option<i64>,
 }
 
-enum Decode {
-    Source(Box<SourceDecoder>, u32),
-    Epochs(String, u32),
-}
-
 impl InputReader {
     pub fn new(log: &Arc<dyn Log>, input: &InputSpec, sources: &[SourceSpec], partitions: u32, from: u64, appended_us: Option<i64>) -> Result<Self, TaskError> {
-        let (reader, decode) = match input {
-            InputSpec::Source { source, topic, partition } => {
-                let decoder = SourceDecoder::new(decoder_spec(&sources[*source], partitions))?;
-                (log.reader(topic, *partition, from)?, Decode::Source(Box::new(decoder), *partition))
-            }
-            InputSpec::Epochs { group, partition } => (log.reader(&epoch_topic(group), *partition, from)?, Decode::Epochs(epoch_topic(group), *partition)),
+        let decoder = InputDecoder::new(input, sources, partitions)?;
+        let reader = match input {
+            InputSpec::Source { topic, partition, .. } => log.reader(topic, *partition, from)?,
+            InputSpec::Epochs { group, partition } => log.reader(&epoch_topic(group), *partition, from)?,
         };
-        Ok(Self { reader, decode, appended_us })
+        Ok(Self { reader, decoder, appended_us })
     }
 
     pub async fn read(&mut self, max_records: usize, wait: Duration) -> Result<Fed, TaskError> {
         let from = self.reader.position();
-        let fetched = self.reader.fetch(max_records, FETCH_BYTES, wait).await?;
-        let mut records = fetched.records;
-        let to = records.last().map_or(from, |r| r.offset + 1);
-        if let Some(us) = self.appended_us {
-            records.iter_mut().for_each(|r| r.append_us = us);
-        }
-        let rows = records.len();
-        Ok(Fed { from, to, caught_up: fetched.caught_up, rows, content: self.decode(from, to, records)? })
+        let (max_records, max_bytes) = if self.decoder.is_table() { (max_records.min(TABLE_RECORDS), TABLE_BYTES) } else { (max_records, FETCH_BYTES) };
+        let fetched = self.reader.fetch(max_records, max_bytes, wait).await?;
+        let to = fetched.records.last().map_or(from, |r| r.offset + 1);
+        let fed = self.fed(from, to, fetched.records)?;
+        Ok(Fed { caught_up: fetched.caught_up, ..fed })
     }
 
     /// Exactly the records `[from, to)`, however many reads it takes.
@@ -74,16 +76,71 @@ impl InputReader {
         while records.last().map_or(from, |r| r.offset + 1) < to {
             let at = records.last().map_or(from, |r| r.offset + 1);
             let fetched = self.reader.fetch((to - at) as usize, FETCH_BYTES, END_WAIT).await?;
-            if fetched.records.is_empty() {
-                return Err(TaskError::InputGone { from, to, end: at });
+            if fetched.records.first().is_none_or(|r| r.offset >= to) {
+                return Err(TaskError::InputGone { topic: self.decoder.topic.clone(), partition: self.decoder.partition, from: at, to });
             }
             records.extend(fetched.records.into_iter().take_while(|r| r.offset < to));
         }
+        self.fed(from, to, records)
+    }
+
+    fn fed(&mut self, from: u64, to: u64, mut records: Vec<Record>) -> Result<Fed, TaskError> {
         if let Some(us) = self.appended_us {
             records.iter_mut().for_each(|r| r.append_us = us);
         }
+        if self.decoder.is_table() {
+            records.iter_mut().for_each(Record::shorten);
+        }
+        let copy = self.decoder.copy(&records)?;
         let rows = records.len();
-        Ok(Fed { from, to, caught_up: false, rows, content: self.decode(from, to, records)? })
+        Ok(Fed { from, to, caught_up: false, rows, content: self.decoder.decode(from, to, records)?, copy })
+    }
+}
+
+/// Makes what a task takes out of the records of one input.
+pub struct InputDecoder {
+    topic: String,
+    partition: u32,
+    decode: Decode,
+}
+
+enum Decode {
+    Source(Box<SourceDecoder>, bool),
+    Epochs,
+}
+
+impl InputDecoder {
+    pub fn new(input: &InputSpec, sources: &[SourceSpec], partitions: u32) -> Result<Self, TaskError> {
+        Ok(match input {
+            InputSpec::Source { source, topic, partition } => {
+                let source = &sources[*source];
+                let decoder = SourceDecoder::new(decoder_spec(source, partitions))?;
+                Self { topic: topic.clone(), partition: *partition, decode: Decode::Source(Box::new(decoder), source.table) }
+            }
+            InputSpec::Epochs { group, partition } => Self { topic: epoch_topic(group), partition: *partition, decode: Decode::Epochs },
+        })
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(self.decode, Decode::Source(_, true))
+    }
+
+    /// The records of a table as an output of the epoch that takes them.
+    fn copy(&self, records: &[Record]) -> Result<Option<Copied>, TaskError> {
+        if !self.is_table() || records.is_empty() {
+            return Ok(None);
+        }
+        let output = Output { name: self.topic.clone(), kind: OutputKind::Table, batch: Record::to_batch(records)? };
+        Ok(Some(Copied { output, bytes: records.iter().map(Record::copied_bytes).sum() }))
+    }
+
+    /// What `epoch` took from a table: the records that it holds. `None` for any other input.
+    pub fn copied(&mut self, epoch: &EpochRecord, from: u64, to: u64) -> Result<Option<Content>, TaskError> {
+        if !self.is_table() {
+            return Ok(None);
+        }
+        let copy = epoch.outputs.iter().find(|o| o.kind == OutputKind::Table && o.name == self.topic);
+        copy.map(|copy| self.decode(from, to, Record::from_batch(&copy.batch)?)).transpose()
     }
 
     fn decode(&mut self, from: u64, to: u64, records: Vec<Record>) -> Result<Content, TaskError> {
@@ -91,13 +148,13 @@ impl InputReader {
             return Ok(Content::Nothing);
         }
         match &mut self.decode {
-            Decode::Source(decoder, partition) => {
-                let batch = decoder.decode(*partition, from, to, &records)?;
+            Decode::Source(decoder, _) => {
+                let batch = decoder.decode(self.partition, from, to, &records)?;
                 Ok(Content::Source(batch, Arc::new(records)))
             }
-            Decode::Epochs(topic, partition) => {
+            Decode::Epochs => {
                 let decode = |r: &Record| {
-                    let fault = |source| TaskError::Epoch { topic: topic.clone(), partition: *partition, offset: r.offset, source };
+                    let fault = |source| TaskError::Epoch { topic: self.topic.clone(), partition: self.partition, offset: r.offset, source };
                     Ok((r.offset, Arc::new(EpochRecord::decode(r.value.as_deref().unwrap_or_default()).map_err(fault)?)))
                 };
                 Ok(Content::Epochs(records.iter().map(decode).collect::<Result<_, TaskError>>()?))

@@ -7,6 +7,7 @@ pub mod feed;
 pub mod recovery;
 pub mod runner;
 pub mod task_loop;
+pub mod upkeep;
 
 pub use runner::{Engine, EngineConfig, EngineError};
 
@@ -28,8 +29,8 @@ pub enum TaskError {
     Arrow(#[from] arrow_schema::ArrowError),
     #[error("epoch record at `{topic}/{partition}@{offset}`: {source}")]
     Epoch { topic: String, partition: u32, offset: u64, source: EpochDecodeError },
-    #[error("input offsets {from} to {to} are gone: the log ends at {end}")]
-    InputGone { from: u64, to: u64, end: u64 },
+    #[error("offsets {from} to {to} of `{topic}/{partition}` are gone: an epoch that took them cannot be run again")]
+    InputGone { topic: String, partition: u32, from: u64, to: u64 },
     #[error("epoch {epoch} of `{group}/{task}` came out differently when it was run again: {found}, recorded {recorded}; this is a bug, nothing was written")]
     Diverged { group: String, task: u32, epoch: u64, found: String, recorded: String },
     #[error(

@@ -2,15 +2,16 @@
 
 use super::{
     TaskError, Totals,
-    feed::InputReader,
+    chain::is_on_chain,
+    feed::{InputDecoder, InputReader},
     task_loop::{Counted, TaskSetup},
 };
-use ingest::log::Log;
-use schemas::{AcceptedEpoch, ChainPosition, EpochKind, Versions, epoch::output_hash};
-use std::{sync::Arc, time::Duration};
+use ingest::LogError;
+use schemas::{AcceptedEpoch, ChainPosition, CutRange, EpochKind, EpochRecord, Versions, epoch::output_hash};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use stream_jobs::{
     snapshot::{SnapshotError, SnapshotStore},
-    task::{EpochInput, InputCut, Task, epoch_topic},
+    task::{Content, EpochInput, InputCut, InputSpec, Task, epoch_topic},
 };
 use tracing::{error, info, warn};
 
@@ -22,21 +23,49 @@ pub struct Recovered {
     pub inputs: Vec<u64>,
     /// What the last epoch told as the task's watermarks.
     pub told: super::task_loop::Told,
+    /// Some of what it took is lost, and was given up.
+    pub by_skip: bool,
 }
 
 pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, TaskError> {
+    let mut lost = Lost::default();
+    let mut recovered = loop {
+        match replay(setup, counted, &lost).await {
+            // Where a person has given the offsets up, everything that was taken of this input since the snapshot counts as lost, so that
+            // it comes out the same however much of it is still there.
+            Err(error) if lost.learn(setup, &error).await? => {}
+            recovered => break recovered?,
+        }
+    };
+    let totals = &counted.totals;
+    if recovered.position.epoch > 0 {
+        Totals::add(&totals.recoveries, 1);
+    }
+    recovered.by_skip = !lost.0.is_empty();
+    Ok(recovered)
+}
+
+/// The newest snapshot, and the epochs after it.
+async fn replay(setup: &TaskSetup, counted: &Counted, lost: &Lost) -> Result<Recovered, TaskError> {
     let totals = &counted.totals;
     let mut recovered = from_snapshot(setup, totals).await?;
+    let specs = recovered.task.inputs().to_vec();
     let topic = epoch_topic(&setup.group);
     let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, recovered.position)?;
-    let mut rerun = 0;
+    let (mut rerun, mut unverified) = (0, 0);
     loop {
         let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await?;
         for epoch in &epochs {
-            if epoch.record.header.kind == EpochKind::Work {
-                run_again(setup, &mut recovered, epoch, totals).await?;
-                counted.found(epoch.record.header.epoch, &epoch.record.header.counters);
-                rerun += 1;
+            let header = &epoch.record.header;
+            match header.kind {
+                EpochKind::Claim => {}
+                EpochKind::Skip => skip(&specs, &mut recovered.inputs, &header.cut),
+                EpochKind::Work => {
+                    let is_verified = run_again(setup, &mut recovered, epoch, totals, lost).await?;
+                    counted.found(header.epoch, &header.counters);
+                    rerun += 1;
+                    unverified += u64::from(!is_verified);
+                }
             }
         }
         if caught_up && epochs.is_empty() {
@@ -45,11 +74,59 @@ pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, 
     }
     recovered.position = follower.position();
     Totals::add(&totals.ignored, follower.ignored());
+    if unverified > 0 {
+        warn!(group = setup.group, task = setup.partition, epochs = unverified, "ran again without offsets that are gone and were given up: not compared");
+    }
     if recovered.position.epoch > 0 {
-        Totals::add(&totals.recoveries, 1);
         info!(group = setup.group, task = setup.partition, epoch = recovered.position.epoch, rerun, "recovered");
     }
     Ok(recovered)
+}
+
+/// Inputs whose offsets are gone, with the last epoch that gave some of them up.
+#[derive(Default)]
+struct Lost(BTreeMap<(String, u32), u64>);
+
+impl Lost {
+    fn before(&self, range: &CutRange, epoch: u64) -> bool {
+        self.0.get(&(range.topic.clone(), range.partition)).is_some_and(|skip| epoch < *skip)
+    }
+
+    /// True when `error` is about offsets that were given up later in the chain, and that was not known yet.
+    async fn learn(&mut self, setup: &TaskSetup, error: &TaskError) -> Result<bool, TaskError> {
+        let (TaskError::InputGone { topic, partition, .. } | TaskError::Log(LogError::OffsetOutOfRange { topic, partition, .. })) = error else {
+            return Ok(false);
+        };
+        let input = (topic.clone(), *partition);
+        if *topic == epoch_topic(&setup.group) || self.0.contains_key(&input) {
+            return Ok(false);
+        }
+        let store = SnapshotStore::new(Arc::clone(&setup.snapshots), &setup.group, setup.partition);
+        let from = super::upkeep::first_known(&setup.log, &epoch_topic(&setup.group), setup.partition, &store).await?;
+        let mut follower = super::chain::ChainFollower::new(&setup.log, &epoch_topic(&setup.group), setup.partition, from)?;
+        loop {
+            let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await?;
+            for header in epochs.iter().map(|e| &e.record.header).filter(|h| h.kind == EpochKind::Skip) {
+                for range in &header.cut {
+                    self.0.insert((range.topic.clone(), range.partition), header.epoch);
+                }
+            }
+            if caught_up && epochs.is_empty() {
+                return Ok(self.0.contains_key(&input));
+            }
+        }
+    }
+}
+
+/// Moves inputs to where `ranges` go on.
+pub fn skip(specs: &[InputSpec], inputs: &mut [u64], ranges: &[CutRange]) {
+    for range in ranges {
+        for (spec, next) in specs.iter().zip(inputs.iter_mut()) {
+            if matches!(spec, InputSpec::Source { topic, partition, .. } if *topic == range.topic && *partition == range.partition) {
+                *next = range.to;
+            }
+        }
+    }
 }
 
 impl From<super::chain::ChainError> for TaskError {
@@ -64,16 +141,23 @@ impl From<super::chain::ChainError> for TaskError {
 /// The newest snapshot that verifies, or the empty state.
 async fn from_snapshot(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, TaskError> {
     let store = SnapshotStore::new(Arc::clone(&setup.snapshots), &setup.group, setup.partition);
+    let topic = epoch_topic(&setup.group);
     'listed: loop {
         for path in store.list().await? {
             match store.read(&path).await {
-                Ok((manifest, parts)) if is_on_chain(&setup.log, setup, &manifest.position).await? => {
+                Ok((manifest, parts)) if is_on_chain(&setup.log, &topic, setup.partition, &manifest.position).await? => {
                     if manifest.versions != setup.versions {
                         return Err(other_version(setup, &manifest.versions));
                     }
                     let mut task = (setup.build)()?;
                     task.restore(parts)?;
-                    return Ok(Recovered { task, position: manifest.position, inputs: manifest.inputs, told: super::task_loop::Told::default() });
+                    return Ok(Recovered {
+                        task,
+                        position: manifest.position,
+                        inputs: manifest.inputs,
+                        told: super::task_loop::Told::default(),
+                        by_skip: false,
+                    });
                 }
                 Ok((manifest, _)) => {
                     warn!(group = setup.group, task = setup.partition, epoch = manifest.position.epoch, "snapshot is not on the accepted chain, passed over")
@@ -97,19 +181,7 @@ async fn from_snapshot(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, 
     }
     let task = (setup.build)()?;
     let inputs = vec![0; task.inputs().len()];
-    Ok(Recovered { task, position: ChainPosition::default(), inputs, told: super::task_loop::Told::default() })
-}
-
-/// True when the record before the snapshot's offset is the one that the snapshot stands for.
-async fn is_on_chain(log: &Arc<dyn Log>, setup: &TaskSetup, position: &ChainPosition) -> Result<bool, TaskError> {
-    let topic = epoch_topic(&setup.group);
-    let Some(offset) = position.next_offset.checked_sub(1) else { return Ok(false) };
-    if offset >= log.end(&topic, setup.partition).await? {
-        return Ok(false);
-    }
-    let fetched = log.reader(&topic, setup.partition, offset)?.fetch(1, 16 << 20, Duration::ZERO).await?;
-    let header = fetched.records.first().and_then(|r| schemas::EpochRecord::decode_header(r.value.as_deref().unwrap_or_default()).ok());
-    Ok(header.is_some_and(|h| h.id == position.id && h.epoch == position.epoch))
+    Ok(Recovered { task, position: ChainPosition::default(), inputs, told: super::task_loop::Told::default(), by_skip: false })
 }
 
 fn other_version(setup: &TaskSetup, recorded: &Versions) -> TaskError {
@@ -120,22 +192,32 @@ fn shown(v: &Versions) -> String {
     format!("engine {}, sql {}, models [{}]", v.engine, v.sql, v.models.join(", "))
 }
 
-/// Runs one accepted epoch again and compares its outputs with what was recorded.
-async fn run_again(setup: &TaskSetup, recovered: &mut Recovered, epoch: &AcceptedEpoch, totals: &Totals) -> Result<(), TaskError> {
+/// What `epoch` took from an input: out of its own record where that has it, else out of the log.
+async fn taken(setup: &TaskSetup, spec: &InputSpec, range: &CutRange, epoch: &EpochRecord) -> Result<Content, TaskError> {
+    if let Some(copied) = InputDecoder::new(spec, &setup.sources, setup.partitions)?.copied(epoch, range.from, range.to)? {
+        return Ok(copied);
+    }
+    let mut reader = InputReader::new(&setup.log, spec, &setup.sources, setup.partitions, range.from, setup.appended_us)?;
+    Ok(reader.read_range(range.from, range.to).await?.content)
+}
+
+/// Runs one accepted epoch again and compares its outputs with what was recorded. False: it is not to be compared, what it or one before
+/// it took is lost.
+async fn run_again(setup: &TaskSetup, recovered: &mut Recovered, epoch: &AcceptedEpoch, totals: &Totals, lost: &Lost) -> Result<bool, TaskError> {
     let header = &epoch.record.header;
     let specs = recovered.task.inputs().to_vec();
     let mut inputs = Vec::with_capacity(specs.len());
     for (i, (spec, range)) in specs.iter().zip(&header.cut).enumerate() {
-        let content = if range.from == range.to {
-            stream_jobs::task::Content::Nothing
-        } else {
-            let mut reader = InputReader::new(&setup.log, spec, &setup.sources, setup.partitions, range.from, setup.appended_us)?;
-            reader.read_range(range.from, range.to).await?.content
-        };
+        let content =
+            if range.from == range.to || lost.before(range, header.epoch) { Content::Nothing } else { taken(setup, spec, range, &epoch.record).await? };
         recovered.inputs[i] = range.to;
         inputs.push(InputCut { from: range.from, to: range.to, caught_up: range.caught_up, content });
     }
     let output = recovered.task.process(EpochInput { now_ms: header.now_ms, inputs })?;
+    recovered.told = super::task_loop::Told { watermark: output.watermark, watermarks: output.watermarks };
+    if lost.0.values().any(|skip| header.epoch < *skip) {
+        return Ok(false);
+    }
     let found = output_hash(&output.outputs);
     if found != header.output_hash {
         if header.versions != setup.versions {
@@ -149,8 +231,7 @@ async fn run_again(setup: &TaskSetup, recovered: &mut Recovered, epoch: &Accepte
             recorded: header.output_hash.clone(),
         });
     }
-    recovered.told = super::task_loop::Told { watermark: output.watermark, watermarks: output.watermarks };
     Totals::add(&totals.verified, 1);
     metrics::counter!("headend_epochs_verified_total", "group" => setup.group.clone()).increment(1);
-    Ok(())
+    Ok(true)
 }

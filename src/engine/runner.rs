@@ -4,10 +4,11 @@ use super::{
     TaskError, Totals,
     chain::ChainFollower,
     task_loop::{self, BuildTask, TaskSetup},
+    upkeep::{self, Reader, Upkeep},
 };
 use ingest::log::{Log, LogError, Ownership, TopicSpec};
 use object_store::ObjectStore;
-use schemas::{ChainPosition, Versions};
+use schemas::{ChainPosition, CutRange, EpochHeader, EpochKind, EpochRecord, NewRecord, Versions};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -20,8 +21,9 @@ use std::{
 use stream_jobs::{
     plan::Job,
     rooms::{RoomsTask, rooms_group},
+    snapshot::SnapshotStore,
     sql::{FunctionContext, SqlError, plan_job},
-    task::{LevelTask, Partitions, Task, epoch_topic, level_group},
+    task::{InputSpec, LevelTask, Partitions, Task, epoch_topic, level_group},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,8 @@ pub struct EngineConfig {
     pub rooms: bool,
     /// Relative paths of sinks start here; `None`: no sink runs.
     pub sink_dir: Option<PathBuf>,
+    /// How often epoch records that nobody needs any more are deleted; `None`: all are kept.
+    pub upkeep_interval: Option<Duration>,
 }
 
 impl EngineConfig {
@@ -70,6 +74,7 @@ impl EngineConfig {
             wanted: Vec::new(),
             rooms: false,
             sink_dir: None,
+            upkeep_interval: None,
         }
     }
 
@@ -145,12 +150,13 @@ impl Engine {
         for group in groups(&config, &job) {
             if let Some(dir) = &config.sink_dir {
                 // A wrong option of a sink is an error of the start.
-                sinks_of(&job, &group, dir)?;
+                sinks_of(&job, group.level, dir)?;
             }
             let shared =
                 Shared { config: config.clone(), job: Arc::clone(&job), log: Arc::clone(&log), snapshots: Arc::clone(&snapshots), totals: Arc::clone(&totals) };
             work.spawn(shared.supervise(group, stop.clone()));
         }
+        work.spawn(watch_partitions(Arc::clone(&log), config.topics(&job), stop.clone()));
         Ok(Self { job, totals, work, stop })
     }
 
@@ -169,6 +175,27 @@ impl Engine {
             }
         }
         first
+    }
+}
+
+/// How often the log is asked whether its topics still have the partitions that the job was started with.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(10);
+
+/// Keys would stand in two partitions when somebody adds one: until `stop`, or an error with both numbers.
+async fn watch_partitions(log: Arc<dyn Log>, topics: Vec<TopicSpec>, stop: CancellationToken) -> Result<(), EngineError> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(PARTITIONS_EVERY) => {}
+        }
+        for topic in &topics {
+            // What cannot be asked now is asked the next time; a topic that is gone ends the task that reads it.
+            let Ok(existing) = log.partition_count(&topic.name).await else { continue };
+            if existing != topic.partitions {
+                return Err(TaskError::from(LogError::PartitionsDiffer { topic: topic.name.clone(), existing, wanted: topic.partitions }).into());
+            }
+        }
     }
 }
 
@@ -217,9 +244,39 @@ pub fn tasks(config: &EngineConfig, job: &Job) -> Vec<(String, u32)> {
     groups(config, job).into_iter().map(|g| (g.name, g.level.map_or(1, |level| config.level_partitions().of(level)))).collect()
 }
 
-/// The sinks of the group's views. Each keeps its own cursor, so a slow one holds nobody back.
-fn sinks_of(job: &Job, group: &Group, dir: &std::path::Path) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
-    let of_group = job.sinks.iter().filter(|s| s.connector != "room" && Some(job.views[s.view].level) == group.level);
+/// A task as one knows it who does not run it: enough to append to its chain in a person's name.
+pub struct Skipper {
+    pub group: String,
+    pub task: u32,
+    pub inputs: Vec<InputSpec>,
+    owner: String,
+    versions: Versions,
+}
+
+impl Skipper {
+    /// The record after `position` that moves inputs.
+    pub fn record(&self, position: &ChainPosition, cut: Vec<CutRange>) -> Result<NewRecord, TaskError> {
+        let header = task_loop::header_after(position, (&self.group, self.task), &self.owner, EpochKind::Skip, &self.versions);
+        task_loop::record(&EpochRecord { header: EpochHeader { cut, ..header }, outputs: Vec::new() })
+    }
+}
+
+/// The tasks of an engine that read sources.
+pub fn skippers(config: &EngineConfig, job: &Job) -> Result<Vec<Skipper>, TaskError> {
+    let mut all = Vec::new();
+    for level in levels(job) {
+        for task in 0..config.level_partitions().of(level) {
+            let inputs = build_level(config, level, task)()?.inputs().to_vec();
+            let (owner, versions) = (format!("{} (skip)", config.owner), versions(config, job));
+            all.push(Skipper { group: level_group(&job.name, level), task, inputs, owner, versions });
+        }
+    }
+    Ok(all)
+}
+
+/// The sinks of a level's views; the room tasks (`None`) have none. Each keeps its own cursor, so a slow one holds nobody back.
+pub(super) fn sinks_of(job: &Job, level: Option<u8>, dir: &std::path::Path) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
+    let of_group = job.sinks.iter().filter(|s| s.connector != "room" && Some(job.views[s.view].level) == level);
     of_group.map(|spec| sinks::build(&sink_options(spec, job, dir))).collect()
 }
 
@@ -253,6 +310,10 @@ impl Shared {
             let mine = if stop.is_cancelled() { Vec::new() } else { owned.borrow_and_update().clone() };
             for (_, stop) in running.iter().filter(|(partition, _)| !mine.contains(partition)) {
                 stop.cancel();
+            }
+            let tasks = group.level.map_or(1, |level| self.config.level_partitions().of(level));
+            if let Some(more) = mine.iter().find(|partition| **partition >= tasks) {
+                return Err(TaskError::from(LogError::PartitionsDiffer { topic: epoch_topic(&group.name), existing: more + 1, wanted: tasks }).into());
             }
             // One that is owned again while it still stops is started when it has ended.
             for partition in mine {
@@ -289,11 +350,22 @@ impl Shared {
         let (setup, totals, task_stop) = (self.setup(group, ownership, partition), Arc::clone(&self.totals), stop.clone());
         work.spawn(async move { Ok(task_loop::run(setup, totals, task_stop).await?) });
         if let Some(dir) = &self.config.sink_dir {
-            for sink in sinks_of(&self.job, group, dir)? {
+            for sink in sinks_of(&self.job, group.level, dir)? {
                 let source = ChainFollower::new(&self.log, &epoch_topic(&group.name), partition, ChainPosition::default()).map_err(TaskError::from)?;
-                let stop = stop.clone();
-                work.spawn(async move { Ok(sinks::drive(sink, partition, source, stop).await?) });
+                let (snapshots, stop) = (SnapshotStore::new(Arc::clone(&self.snapshots), &group.name, partition), stop.clone());
+                let (log, topic) = (Arc::clone(&self.log), epoch_topic(&group.name));
+                work.spawn(async move {
+                    let anchor = upkeep::first_known(&log, &topic, partition, &snapshots).await?;
+                    Ok(sinks::drive(sink, partition, source.anchored(anchor), stop).await?)
+                });
             }
+        }
+        if let Some(interval) = self.config.upkeep_interval {
+            let (upkeep, stop) = (self.upkeep(group, partition, interval), stop.clone());
+            work.spawn(async move {
+                upkeep.run(stop).await;
+                Ok(())
+            });
         }
         Ok(async move {
             let mut first = Ok(());
@@ -306,6 +378,27 @@ impl Shared {
             }
             first
         })
+    }
+
+    fn upkeep(&self, group: &Group, partition: u32, interval: Duration) -> Upkeep {
+        let config = &self.config;
+        let others = groups(config, &self.job).into_iter().filter(|g| g.name != group.name && group.level.is_some());
+        let tasks = |g: &Group| 0..g.level.map_or(1, |level| config.level_partitions().of(level));
+        let readers = others.flat_map(|g| {
+            let build = |task| g.level.map_or_else(|| build_rooms(config), |level| build_level(config, level, task));
+            tasks(&g).map(|task| Reader { group: g.name.clone(), task, build: build(task) }).collect::<Vec<_>>()
+        });
+        Upkeep {
+            group: group.name.clone(),
+            level: group.level,
+            partition,
+            job: Arc::clone(&self.job),
+            log: Arc::clone(&self.log),
+            snapshots: Arc::clone(&self.snapshots),
+            readers: readers.collect(),
+            sink_dir: config.sink_dir.clone(),
+            interval,
+        }
     }
 
     fn setup(&self, group: &Group, ownership: &Arc<dyn Ownership>, partition: u32) -> TaskSetup {

@@ -11,10 +11,10 @@ use super::{
     feed::{Feed, InputReader},
     recovery::{Recovered, recover},
 };
-use ingest::log::{Log, Ownership};
+use ingest::log::{Log, LogError, Ownership};
 use object_store::ObjectStore;
 use schemas::{
-    ChainPosition, Counters, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, NewRecord, Versions,
+    ChainPosition, Counters, CutRange, EpochHeader, EpochId, EpochKind, EpochRecord, NewRecord, Output, Versions,
     epoch::{EPOCH_RECORD_BYTES_MAX, output_hash},
 };
 use std::{
@@ -80,6 +80,7 @@ pub struct Told {
 /// Runs a task until `stop`, through fencing and back-off.
 pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken) -> Result<(), TaskError> {
     let mut backoff = Duration::from_millis(50);
+    let mut patience = Patience::default();
     let counted = Counted { totals, group: setup.group.clone(), counts_rows: setup.counts_rows, epoch: Arc::default() };
     loop {
         match own(&setup, &counted, &stop).await {
@@ -94,7 +95,7 @@ pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken)
                 }
                 backoff = (backoff * 2).min(Duration::from_secs(5));
             }
-            Err(TaskError::Log(e)) if e.kind() == ingest::ErrorKind::Retry => {
+            Err(TaskError::Log(e)) if e.kind() == ingest::ErrorKind::Retry || patience.lasts(&e) => {
                 warn!(group = setup.group, task = setup.partition, error = %e, "log does not take it, trying again");
                 metrics::counter!("headend_task_restarts_total", "group" => setup.group.clone()).increment(1);
                 tokio::select! {
@@ -105,6 +106,27 @@ pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken)
             }
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// A broker that has just come back may not know a topic yet. One that nobody knows for so long is gone.
+const UNKNOWN_TOPIC_MAX: Duration = Duration::from_secs(15);
+
+#[derive(Default)]
+struct Patience {
+    /// When the topic was missed for the first time, and for the last.
+    missed: Option<(Instant, Instant)>,
+}
+
+impl Patience {
+    fn lasts(&mut self, error: &LogError) -> bool {
+        if !matches!(error, LogError::UnknownTopic { .. }) {
+            return false;
+        }
+        let now = Instant::now();
+        let first = self.missed.filter(|(_, last)| last.elapsed() < UNKNOWN_TOPIC_MAX).map_or(now, |(first, _)| first);
+        self.missed = Some((first, now));
+        first.elapsed() < UNKNOWN_TOPIC_MAX
     }
 }
 
@@ -175,13 +197,13 @@ struct TaskLoop<'a> {
 impl<'a> TaskLoop<'a> {
     /// Reads to the end (done by recovery), confirms the ownership, appends an empty epoch and sees it win.
     async fn claim(setup: &'a TaskSetup, recovered: Recovered, counted: &Counted) -> Result<Self, TaskError> {
-        let Recovered { task, mut position, inputs, told } = recovered;
+        let Recovered { task, mut position, inputs, told, by_skip: recovered_by_skip } = recovered;
         let topic = epoch_topic(&setup.group);
         if !setup.ownership.confirm(setup.partition, position.next_offset).await? {
             return Err(TaskError::Fenced { topic, partition: setup.partition, offset: position.next_offset });
         }
-        let id = new_id(setup);
-        let claim = EpochRecord { header: header(setup, &position, id, EpochKind::Claim), outputs: Vec::new() };
+        let claim = EpochRecord { header: header(setup, &position, EpochKind::Claim), outputs: Vec::new() };
+        let id = claim.header.id;
         let appended = setup.log.append(&topic, setup.partition, vec![record(&claim)?]).await?;
         if appended.base_offset != position.next_offset {
             return Err(TaskError::Fenced { topic, partition: setup.partition, offset: position.next_offset });
@@ -210,7 +232,8 @@ impl<'a> TaskLoop<'a> {
             dead_letters: DeadLetters::default(),
             totals: Arc::clone(&counted.totals),
             epochs_run: 0,
-            snapshot_at: (position.epoch, Instant::now()),
+            // What was recovered around lost offsets is soon not to be recovered again.
+            snapshot_at: (if recovered_by_skip { 0 } else { position.epoch }, Instant::now()),
             snapshot_busy: Arc::new(AtomicBool::new(false)),
         })
     }
@@ -252,7 +275,7 @@ impl<'a> TaskLoop<'a> {
     /// One epoch: cut, process, append.
     async fn epoch(&mut self) -> Result<(), TaskError> {
         let take = self.task.waiting_bytes() < WAITING_BYTES_MAX;
-        let input = self.inputs.cut(now_ms(), &self.task.input_watermarks(), take);
+        let (input, copies) = self.inputs.cut(now_ms(), &self.task.input_watermarks(), take);
         let (cut, took) = self.ranges(&input);
         self.stalled = !took;
         let now_ms = input.now_ms;
@@ -263,12 +286,12 @@ impl<'a> TaskLoop<'a> {
         let told = Told { watermark: output.watermark, watermarks: output.watermarks.clone() };
         let is_news = took || !output.outputs.is_empty() || told != self.told || self.position.epoch == 1;
         self.told_at = Instant::now();
+        self.dead_letters.tell(&output.outputs);
         if !is_news {
             return Ok(());
         }
         self.told = told;
-        self.dead_letters.tell(&output.outputs);
-        self.append(cut, now_ms, output).await?;
+        self.append(cut, now_ms, output, copies).await?;
         self.epochs_run += 1;
         self.snapshot_when_due()?;
         Ok(())
@@ -287,8 +310,8 @@ impl<'a> TaskLoop<'a> {
         (cut, took)
     }
 
-    async fn append(&mut self, cut: Vec<CutRange>, now_ms: i64, output: EpochOutput) -> Result<(), TaskError> {
-        let id = new_id(self.setup);
+    /// The records of tables go with the outputs and are none: the hash is over what was computed.
+    async fn append(&mut self, cut: Vec<CutRange>, now_ms: i64, mut output: EpochOutput, copies: Vec<Output>) -> Result<(), TaskError> {
         let header = EpochHeader {
             cut,
             now_ms,
@@ -297,9 +320,10 @@ impl<'a> TaskLoop<'a> {
             appended_us: output.appended_us,
             counters: output.counters,
             output_hash: output_hash(&output.outputs),
-            ..header(self.setup, &self.position, id, EpochKind::Work)
+            ..header(self.setup, &self.position, EpochKind::Work)
         };
-        let (epoch, counters) = (header.epoch, header.counters);
+        let (epoch, id, counters) = (header.epoch, header.id, header.counters);
+        output.outputs.extend(copies);
         let record = record(&EpochRecord { header, outputs: output.outputs })?;
         self.position = ChainPosition { next_offset: self.position.next_offset + 1, epoch, id };
         self.appender.append(Sent { record, epoch, counters }).await
@@ -307,7 +331,7 @@ impl<'a> TaskLoop<'a> {
 
     fn snapshot_when_due(&mut self) -> Result<(), TaskError> {
         let (epoch, at) = self.snapshot_at;
-        let due = self.position.epoch - epoch >= self.setup.snapshot_every || at.elapsed() >= self.setup.snapshot_interval;
+        let due = epoch == 0 || self.position.epoch - epoch >= self.setup.snapshot_every || at.elapsed() >= self.setup.snapshot_interval;
         if !due || self.snapshot_busy.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -458,28 +482,33 @@ fn same_error(error: &TaskError) -> TaskError {
     }
 }
 
-fn header(setup: &TaskSetup, position: &ChainPosition, id: EpochId, kind: EpochKind) -> EpochHeader {
+fn header(setup: &TaskSetup, position: &ChainPosition, kind: EpochKind) -> EpochHeader {
+    header_after(position, (&setup.group, setup.partition), &setup.owner, kind, &setup.versions)
+}
+
+/// The header of a record of `kind` after `position`, without a cut and without outputs.
+pub(super) fn header_after(position: &ChainPosition, (group, task): (&str, u32), owner: &str, kind: EpochKind, versions: &Versions) -> EpochHeader {
     EpochHeader {
-        group: setup.group.clone(),
-        task: setup.partition,
+        group: group.to_owned(),
+        task,
         epoch: position.epoch + 1,
-        id,
+        id: new_id(owner, task),
         parent: position.id,
-        owner: setup.owner.clone(),
+        owner: owner.to_owned(),
         kind,
         cut: Vec::new(),
         now_ms: now_ms(),
         watermark: None,
         watermarks: BTreeMap::new(),
         appended_us: None,
-        versions: setup.versions.clone(),
+        versions: versions.clone(),
         counters: Counters::default(),
         output_hash: output_hash(&[]),
         outputs: Vec::new(),
     }
 }
 
-fn record(epoch: &EpochRecord) -> Result<NewRecord, TaskError> {
+pub(super) fn record(epoch: &EpochRecord) -> Result<NewRecord, TaskError> {
     let bytes = epoch.encode()?;
     if bytes.len() > EPOCH_RECORD_BYTES_MAX {
         return Err(TaskError::RecordTooLarge { bytes: bytes.len(), limit: EPOCH_RECORD_BYTES_MAX });
@@ -492,12 +521,12 @@ fn now_ms() -> i64 {
 }
 
 /// Unique per attempt: process, thread of work and time go into it, and a counter.
-fn new_id(setup: &TaskSetup) -> EpochId {
+fn new_id(owner: &str, task: u32) -> EpochId {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
-    hash.update(setup.owner.as_bytes());
+    hash.update(owner.as_bytes());
     hash.update(&std::process::id().to_le_bytes());
-    hash.update(&setup.partition.to_le_bytes());
+    hash.update(&task.to_le_bytes());
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     hash.update(&nanos.to_le_bytes());
     hash.update(&COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
