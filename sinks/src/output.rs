@@ -3,17 +3,19 @@
 use crate::SinkError;
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
-use schemas::{AcceptedEpoch, ChainPosition, EpochRecord, OutputKind, TIME_COLUMN};
+use arrow_select::concat::concat_batches;
+use schemas::{AcceptedEpoch, ChainPosition, EpochRecord, Output, OutputKind, TIME_COLUMN};
 
 /// The rows that `record` has for the output `view`, hidden columns dropped; `None` when there are none. A view's late
 /// rows are the output `<view>.late`; dead letters and alerts go by the names of their outputs. Room messages and
-/// copied tables are the program's own and never leave through a sink.
+/// copied tables are the program's own and never leave through a sink. Rows that had waited for room in a record stand there as
+/// outputs of their own: all of them count, in order.
 pub(crate) fn rows_of(record: &EpochRecord, view: &str) -> Result<Option<(OutputKind, RecordBatch)>, ArrowError> {
-    let found = record.outputs.iter().find(|o| o.name == view && !matches!(o.kind, OutputKind::Rooms | OutputKind::Table));
-    match found {
-        Some(output) if output.batch.num_rows() > 0 => Ok(Some((output.kind, without_hidden(&output.batch)?))),
-        _ => Ok(None),
-    }
+    let ours = record.outputs.iter().filter(|o| o.name == view && !matches!(o.kind, OutputKind::Rooms | OutputKind::Table) && o.batch.num_rows() > 0);
+    let outputs: Vec<&Output> = ours.collect();
+    let Some(first) = outputs.first() else { return Ok(None) };
+    let batch = concat_batches(&first.batch.schema(), outputs.iter().map(|o| &o.batch))?;
+    Ok(Some((first.kind, without_hidden(&batch)?)))
 }
 
 fn without_hidden(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {

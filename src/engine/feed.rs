@@ -139,8 +139,14 @@ impl InputDecoder {
         if !self.is_table() {
             return Ok(None);
         }
-        let copy = epoch.outputs.iter().find(|o| o.kind == OutputKind::Table && o.name == self.topic);
-        copy.map(|copy| self.decode(from, to, Record::from_batch(&copy.batch)?)).transpose()
+        for copy in epoch.outputs.iter().filter(|o| o.kind == OutputKind::Table && o.name == self.topic) {
+            let records = Record::from_batch(&copy.batch)?;
+            // Two tables over one topic may stand at different places.
+            if records.first().is_some_and(|r| r.offset >= from) && records.last().is_some_and(|r| r.offset + 1 == to) {
+                return self.decode(from, to, records).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     fn decode(&mut self, from: u64, to: u64, records: Vec<Record>) -> Result<Content, TaskError> {

@@ -84,6 +84,14 @@ async fn rows_of_every_type_read_back_equal_without_the_hidden_time() {
 }
 
 #[tokio::test]
+async fn rows_that_waited_for_room_stand_in_an_epoch_more_than_once_and_are_all_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = output("other", OutputKind::Rows, vec![("x", texts(&["not ours"]))]);
+    sink(dir.path()).write(3, &[epoch(1, vec![revenue(1..=5), other, revenue(6..=7), revenue(8..=9)])]).await.unwrap();
+    assert_eq!(read(&file(dir.path(), 1)), revenue(1..=9).batch.project(&[0, 1, 2, 3, 4, 5]).unwrap());
+}
+
+#[tokio::test]
 async fn changes_keep_their_operation() {
     let dir = tempfile::tempdir().unwrap();
     let changes = output("revenue", OutputKind::Changes, vec![("id", texts(&["a", "a"])), ("_op", texts(&["-U", "+U"]))]);
