@@ -46,6 +46,8 @@ pub struct Fetch {
     pub records: Vec<Record>,
     /// The log's own word that nothing stood after these records: as it was when they came, and fresh where there are none.
     pub caught_up: bool,
+    /// Offsets after these records that the log was last known to have: for eyes, and never for a decision.
+    pub behind: u64,
 }
 
 /// A durable log of topics and partitions.

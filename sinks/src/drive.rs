@@ -15,6 +15,7 @@ const EPOCHS_PER_READ: usize = 256;
 /// batch is read again and not kept in memory. Returns an error only when a person must act.
 pub async fn drive(mut sink: Box<dyn Sink>, task: u32, mut source: impl EpochSource, stop: CancellationToken) -> Result<(), SinkError> {
     let mut outage = Outage::new(sink.name().to_owned(), task, sink.limits());
+    let _told = LagTold { sink: sink.name().to_owned(), task };
     loop {
         let error = match follow(sink.as_mut(), task, &mut source, &stop, &mut outage).await {
             Ok(()) => return Ok(()),
@@ -27,6 +28,18 @@ pub async fn drive(mut sink: Box<dyn Sink>, task: u32, mut source: impl EpochSou
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// A sink that ends is behind no more: whoever owns the task now tells how far it is.
+struct LagTold {
+    sink: String,
+    task: u32,
+}
+
+impl Drop for LagTold {
+    fn drop(&mut self) {
+        metrics::lag(&self.sink, self.task, 0);
     }
 }
 

@@ -108,11 +108,11 @@ impl KafkaSink {
         self.config.cursors.join(format!("{task}.json"))
     }
 
-    async fn producer(&mut self) -> Result<&Producer, SinkError> {
+    async fn producer(&mut self) -> Result<&mut Producer, SinkError> {
         if self.producer.is_none() {
             self.producer = Some(Producer::connect(&self.config).await?);
         }
-        self.producer.as_ref().ok_or_else(|| SinkError::Worker { sink: self.config.name.clone(), reason: "it has no producer".to_owned() })
+        self.producer.as_mut().ok_or_else(|| SinkError::Worker { sink: self.config.name.clone(), reason: "it has no producer".to_owned() })
     }
 
     /// The records of an epoch's rows, numbered on from `cursor`.

@@ -107,11 +107,12 @@ impl LogReader for EmbeddedReader {
             if self.position < end {
                 let mut budget = Budget { records: max_records, bytes: max_bytes };
                 let records = self.read(&mut budget, end)?;
-                return Ok(Fetch { records, caught_up: self.position >= *self.end.borrow() });
+                let behind = self.end.borrow().saturating_sub(self.position);
+                return Ok(Fetch { records, caught_up: behind == 0, behind });
             }
             let woken = tokio::time::timeout_at(deadline, self.end.changed()).await;
             if woken.is_err() {
-                return Ok(Fetch { records: Vec::new(), caught_up: true });
+                return Ok(Fetch { records: Vec::new(), caught_up: true, behind: 0 });
             }
         }
     }

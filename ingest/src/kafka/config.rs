@@ -36,7 +36,8 @@ impl KafkaConfig {
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.keepalive.enable", "true")
             .set("socket.nagle.disable", "true")
-            .set("topic.metadata.refresh.interval.ms", "30000")
+            // A broker that has just come back may name fewer partitions than there are; that is believed until the next look.
+            .set("topic.metadata.refresh.interval.ms", "5000")
             .set_log_level(RDKafkaLogLevel::Warning);
         config
     }

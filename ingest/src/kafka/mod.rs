@@ -40,7 +40,7 @@ const REPLICAS: usize = 3;
 
 pub struct KafkaLog {
     config: KafkaConfig,
-    producer: Producer,
+    producer: Arc<Producer>,
     admin: AdminClient<Admin>,
     /// Partitions by topic, as far as they were asked for.
     topics: RwLock<HashMap<String, u32>>,
@@ -49,7 +49,7 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Connects; a broker that does not answer within [`KafkaConfig::timeout`] is an error with its address.
     pub async fn open(config: KafkaConfig) -> Result<Arc<Self>, LogError> {
-        let producer = Producer::new(config.clone())?;
+        let producer = Arc::new(Producer::new(config.clone())?);
         let admin = config.producer().create_with_context(Admin).map_err(|e| fault("admin client", e))?;
         let log = Arc::new(Self { producer, admin, topics: RwLock::default(), config });
         log.topics().await?;
@@ -217,7 +217,7 @@ impl Log for KafkaLog {
         };
         check_partition(topic, partition, partitions)?;
         self.learn(topic, partitions);
-        Ok(Box::new(reader::KafkaReader::new(&self.config.reader(), topic, partition, from, self.config.timeout)?))
+        Ok(Box::new(reader::KafkaReader::new(&self.config, Arc::clone(&self.producer), topic, partition, from)?))
     }
 
     async fn delete_before(&self, topic: &str, partition: u32, offset: u64) -> Result<(), LogError> {

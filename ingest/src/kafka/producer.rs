@@ -15,11 +15,12 @@ use rdkafka::{
 };
 use schemas::NewRecord;
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -64,6 +65,8 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, flight: Arc<Flight>) {
         match result {
+            // Answered as a repeat of something that the broker does not remember: nobody knows that it stands in the log.
+            Ok(message) if message.offset() < 0 => flight.failed(RDKafkaErrorCode::DuplicateSequenceNumber),
             Ok(message) => flight.landed(message.offset(), message.timestamp().to_millis().unwrap_or(-1)),
             Err((error, _)) => flight.failed(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail)),
         }
@@ -126,17 +129,26 @@ impl Flight {
 
 type Client = ThreadedProducer<Context>;
 
+/// A broker forgets a producer that it has not heard of for a day. Long before that the producer counts as one that it does not know.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
+
 pub(super) struct Producer {
     config: KafkaConfig,
     client: RwLock<Arc<Client>>,
-    /// Held while an append goes into the queue.
-    turn: tokio::sync::Mutex<()>,
+    turns: Mutex<HashMap<(String, u32), Arc<Turn>>>,
 }
+
+/// Held while an append to one partition goes into the queue. Inside: when the partition's broker last took something from this client.
+///
+/// A broker that knows nothing of a producer takes whatever number its first batch has. Were two batches on their way and the first
+/// refused for a moment, as happens while a topic is new or a leader moves, the second would be taken, and the first, sent again, would be
+/// answered as a repeat: acknowledged, and nowhere. So the first record goes alone, until the broker has answered.
+type Turn = tokio::sync::Mutex<Option<Instant>>;
 
 impl Producer {
     pub fn new(config: KafkaConfig) -> Result<Self, LogError> {
         let client = RwLock::new(Arc::new(client(&config)?));
-        Ok(Self { config, client, turn: tokio::sync::Mutex::default() })
+        Ok(Self { config, client, turns: Mutex::default() })
     }
 
     pub fn client(&self) -> Arc<Client> {
@@ -144,29 +156,36 @@ impl Producer {
     }
 
     /// `records` is not empty.
-    pub async fn append(&self, topic: &str, partition: u32, records: Vec<NewRecord>) -> Result<Appended, LogError> {
+    pub async fn append(&self, topic: &str, partition: u32, mut records: Vec<NewRecord>) -> Result<Appended, LogError> {
         let n = records.len();
         let largest = records.iter().map(payload_bytes).max().unwrap_or_default();
-        let (flight, landed) = Flight::new(n);
+        let failed = |error| refused(topic, partition, largest, error);
         let client = self.usable()?;
-        {
-            let _turn = self.turn.lock().await;
-            for (index, record) in records.into_iter().enumerate() {
-                if let Err(error) = enqueue(&client, topic, partition, &record, &flight).await {
-                    if index == 0 {
-                        return Err(refused(topic, partition, largest, error));
-                    }
-                    // What went before is on its way; the append as a whole has failed.
-                    (index..n).for_each(|_| flight.failed(error));
-                    break;
-                }
-            }
+        let turn = self.turn(topic, partition);
+        let mut known_at = turn.lock().await;
+        let mut first = None;
+        if known_at.is_none_or(|at| at.elapsed() > KNOWN_FOR) {
+            let rest = records.split_off(1);
+            let alone = send(&client, topic, partition, std::mem::replace(&mut records, rest)).await.map_err(failed)?;
+            first = Some(alone.await.map_err(|_| LogError::Closed)?.map_err(failed)?);
         }
-        match landed.await.map_err(|_| LogError::Closed)? {
-            Ok(at) if at.last - at.first + 1 == n as i64 => Ok(Appended { base_offset: at.first as u64, append_us: at.append_ms.saturating_mul(1_000) }),
-            Ok(at) => Err(LogError::Interleaved { topic: topic.to_owned(), partition, from: at.first as u64, to: at.last as u64 + 1 }),
-            Err(error) => Err(refused(topic, partition, largest, error)),
+        *known_at = Some(Instant::now());
+        let rest = if records.is_empty() { None } else { Some(send(&client, topic, partition, records).await.map_err(failed)?) };
+        drop(known_at);
+        let rest = match rest {
+            Some(landed) => Some(landed.await.map_err(|_| LogError::Closed)?.map_err(failed)?),
+            None => None,
+        };
+        let (Some(start), Some(end)) = (first.as_ref().or(rest.as_ref()), rest.as_ref().or(first.as_ref())) else { return Err(LogError::Closed) };
+        if end.last - start.first + 1 == n as i64 {
+            return Ok(Appended { base_offset: start.first as u64, append_us: start.append_ms.saturating_mul(1_000) });
         }
+        Err(LogError::Interleaved { topic: topic.to_owned(), partition, from: start.first as u64, to: end.last as u64 + 1 })
+    }
+
+    fn turn(&self, topic: &str, partition: u32) -> Arc<Turn> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry((topic.to_owned(), partition)).or_default())
     }
 
     /// The producer, a new one when the old one is beyond repair.
@@ -178,6 +197,7 @@ impl Producer {
             metrics::counter!("headend_kafka_producers_replaced_total").increment(1);
             tracing::error!(%error, reason, "Kafka gave the producer up, starting another");
             *place = Arc::new(client(&self.config)?);
+            self.turns.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         Ok(Arc::clone(&place))
     }
@@ -193,6 +213,28 @@ fn refused(topic: &str, partition: u32, largest: usize, error: RDKafkaErrorCode)
 
 fn client(config: &KafkaConfig) -> Result<Client, LogError> {
     config.producer().create_with_context(Context::default()).map_err(|e| fault("producer", e))
+}
+
+/// Puts records into the queue, in order; what is given back tells when all of them have landed.
+async fn send(
+    client: &Client,
+    topic: &str,
+    partition: u32,
+    records: Vec<NewRecord>,
+) -> Result<oneshot::Receiver<Result<Landed, RDKafkaErrorCode>>, RDKafkaErrorCode> {
+    let n = records.len();
+    let (flight, landed) = Flight::new(n);
+    for (index, record) in records.into_iter().enumerate() {
+        if let Err(error) = enqueue(client, topic, partition, &record, &flight).await {
+            if index == 0 {
+                return Err(error);
+            }
+            // What went before is on its way; the append as a whole has failed.
+            (index..n).for_each(|_| flight.failed(error));
+            break;
+        }
+    }
+    Ok(landed)
 }
 
 async fn enqueue(client: &Client, topic: &str, partition: u32, record: &NewRecord, flight: &Arc<Flight>) -> Result<(), RDKafkaErrorCode> {

@@ -4,15 +4,17 @@
 //! the consumer's queue: who does not take, is not sent more.
 
 use super::{
+    KafkaConfig,
     batch::{Batches, Taken, c_name},
     fault,
 };
 use crate::log::{Fetch, LogError, LogReader};
 use async_trait::async_trait;
 use rdkafka::{
-    ClientConfig, ClientContext, Offset, TopicPartitionList,
+    ClientContext, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    producer::Producer as _,
 };
 use schemas::Record;
 use std::{collections::VecDeque, ffi::CString, sync::Arc, time::Duration};
@@ -52,12 +54,13 @@ pub(super) struct KafkaReader {
     /// Where the broker last said that the partition ends.
     end: Option<u64>,
     arrived: Arc<Notify>,
+    producer: Arc<super::producer::Producer>,
     timeout: Duration,
 }
 
 impl KafkaReader {
-    pub fn new(config: &ClientConfig, topic: &str, partition: u32, from: u64, timeout: Duration) -> Result<Self, LogError> {
-        let mut consumer: BaseConsumer<Context> = config.create_with_context(Context).map_err(|e| fault("reader", e))?;
+    pub fn new(config: &KafkaConfig, producer: Arc<super::producer::Producer>, topic: &str, partition: u32, from: u64) -> Result<Self, LogError> {
+        let mut consumer: BaseConsumer<Context> = config.reader().create_with_context(Context).map_err(|e| fault("reader", e))?;
         let arrived = Arc::new(Notify::new());
         let bell = Arc::clone(&arrived);
         consumer.set_nonempty_callback(move || bell.notify_one());
@@ -75,7 +78,8 @@ impl KafkaReader {
             failed: None,
             end: None,
             arrived,
-            timeout,
+            producer,
+            timeout: config.timeout,
         };
         reader.assign()?;
         Ok(reader)
@@ -140,8 +144,8 @@ impl KafkaReader {
             self.held_bytes -= size;
             records.extend(self.held.pop_front());
         }
-        let caught_up = self.held.is_empty() && self.known_end().is_some_and(|end| self.position >= end);
-        Fetch { records, caught_up }
+        let behind = self.known_end().map(|end| end.saturating_sub(self.position));
+        Fetch { records, caught_up: self.held.is_empty() && behind == Some(0), behind: behind.unwrap_or(self.held.len() as u64) }
     }
 
     /// What the last fetch told; a mark of a transaction may stand between the last record and it.
@@ -157,12 +161,12 @@ impl KafkaReader {
         }
     }
 
-    /// Start and end of the partition, as its leader says now.
+    /// Start and end of the partition, as its leader says now. Asked through the producer: on the reader's own connection the answer would
+    /// wait until the broker has answered its fetch.
     fn ask_range(&self) -> impl Future<Output = Result<(u64, u64), LogError>> + Send + use<> {
-        let (consumer, topic, partition, timeout) = (self.batches.consumer().cloned(), self.topic.clone(), self.partition, self.timeout);
+        let (producer, topic, partition, timeout) = (self.producer.client(), self.topic.clone(), self.partition, self.timeout);
         async move {
-            let consumer = consumer.ok_or(LogError::Closed)?;
-            let asked = tokio::task::spawn_blocking(move || super::range(consumer.client(), &topic, partition, timeout));
+            let asked = tokio::task::spawn_blocking(move || super::range(producer.client(), &topic, partition, timeout));
             asked.await.map_err(|_| LogError::Closed)?
         }
     }
@@ -214,7 +218,7 @@ impl LogReader for KafkaReader {
                 return Err(self.out_of_range(range));
             }
             if range.1 == self.position {
-                return Ok(Fetch { records: Vec::new(), caught_up: true });
+                return Ok(Fetch { records: Vec::new(), caught_up: true, behind: 0 });
             }
             // Records are there and do not come: after a failure that nobody could look into, librdkafka stands still.
             asked += 1;

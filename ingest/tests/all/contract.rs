@@ -41,7 +41,8 @@ pub fn numbered(range: std::ops::Range<usize>) -> Vec<NewRecord> {
 pub async fn read_all(reader: &mut Box<dyn LogReader>) -> Result<Vec<Record>, LogError> {
     let mut all = Vec::new();
     loop {
-        let Fetch { records, caught_up } = reader.fetch(997, 1 << 20, NOW).await?;
+        let Fetch { records, caught_up, behind } = reader.fetch(997, 1 << 20, NOW).await?;
+        assert_eq!(caught_up, behind == 0);
         let is_end = caught_up && records.is_empty();
         all.extend(records);
         if is_end {
@@ -140,8 +141,8 @@ async fn a_reader_waits_at_the_end_and_wakes(log: &Arc<dyn Log>) {
         let mut fetched = reader.fetch(10, 1000, LONG).await.unwrap();
         // A log may show the records of an append one after the other.
         while fetched.records.len() < 2 {
-            let Fetch { records, caught_up } = reader.fetch(10, 1000, LONG).await.unwrap();
-            fetched = Fetch { records: fetched.records.into_iter().chain(records).collect(), caught_up };
+            let more = reader.fetch(10, 1000, LONG).await.unwrap();
+            fetched = Fetch { records: fetched.records.into_iter().chain(more.records).collect(), ..more };
         }
         (fetched, reader)
     });

@@ -31,6 +31,7 @@ async fn kafka_keeps_the_contract_survives_its_broker_and_shares_partitions() {
     a_topic_with_other_partitions_is_named_with_both_numbers(&log).await;
     a_record_that_the_topic_does_not_take_is_named_with_its_size(&log).await;
     a_transaction_that_was_aborted_is_not_read_and_its_marks_hold_nobody_back(&broker, &log).await;
+    nothing_is_lost_where_the_broker_is_not_ready_for_a_new_topic(&broker).await;
     a_record_of_20_mb_is_read_like_any_other(&broker, &log).await;
     a_topic_that_was_made_again_is_told_by_its_offsets(&broker, &log).await;
     log.close().await;
@@ -123,6 +124,29 @@ async fn a_transaction_that_was_aborted_is_not_read_and_its_marks_hold_nobody_ba
     // The last mark stands behind the last record.
     assert_eq!(reader.position(), log.end(&name, 0).await.unwrap());
     assert!(reader.position() > all.last().unwrap().offset + 1);
+}
+
+/// A new producer writes to new topics at once, much of it side by side: the first batches meet brokers that refuse for a moment.
+async fn nothing_is_lost_where_the_broker_is_not_ready_for_a_new_topic(broker: &Broker) {
+    const TOPICS: usize = 20;
+    const APPENDS: usize = 40;
+    for n in 0..TOPICS {
+        let log: Arc<dyn Log> = open(broker, &format!("new-{n}")).await;
+        let name = contract::topic(&log, 4).await;
+        let appends = (0..APPENDS).map(|a| {
+            let (log, name) = (Arc::clone(&log), name.clone());
+            tokio::spawn(async move { log.append_keyed(&name, numbered(a * 100..(a + 1) * 100)).await })
+        });
+        for append in appends.collect::<Vec<_>>() {
+            append.await.unwrap().unwrap();
+        }
+        let mut found = 0;
+        for partition in 0..4 {
+            found += log.end(&name, partition).await.unwrap();
+        }
+        assert_eq!(found, (APPENDS * 100) as u64, "of topic {n}");
+        log.close().await;
+    }
 }
 
 async fn a_record_of_20_mb_is_read_like_any_other(broker: &Broker, log: &Arc<KafkaLog>) {

@@ -3,7 +3,7 @@
 use super::KafkaSinkConfig;
 use crate::SinkError;
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, Message,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
@@ -11,11 +11,14 @@ use rdkafka::{
     producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer},
 };
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
+/// A broker forgets a producer that it has not heard of for a day. Long before that the producer counts as one that it does not know.
+const KNOWN_FOR: Duration = Duration::from_secs(600);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a full queue is given before it is tried again.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
@@ -44,7 +47,13 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Arc<Batch>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
-        batch.one(result.as_ref().err().map(|(error, _)| error.clone()));
+        let error = match result {
+            Err((error, _)) => Some(error.clone()),
+            // Answered as a repeat of something that the broker does not remember: nobody knows that it stands in the topic.
+            Ok(message) if message.offset() < 0 => Some(KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)),
+            Ok(_) => None,
+        };
+        batch.one(error);
     }
 }
 
@@ -78,6 +87,8 @@ pub(super) struct Producer {
     brokers: String,
     topic: String,
     partitions: u32,
+    /// When each partition's broker last took something from this producer.
+    known_at: BTreeMap<u32, Instant>,
 }
 
 impl Producer {
@@ -115,7 +126,7 @@ impl Producer {
             0 => return Err(failed("find a topic in", format!("`{}` is not there yet", config.topic))),
             n => n,
         };
-        Ok(Self { client, sink: config.name.clone(), brokers: config.brokers.clone(), topic: config.topic.clone(), partitions })
+        Ok(Self { client, sink: config.name.clone(), brokers: config.brokers.clone(), topic: config.topic.clone(), partitions, known_at: BTreeMap::new() })
     }
 
     pub fn partitions(&self) -> u32 {
@@ -123,7 +134,22 @@ impl Producer {
     }
 
     /// All of them are on the brokers when it returns. After an error some may be.
-    pub async fn send(&self, records: Vec<Outgoing>) -> Result<(), SinkError> {
+    ///
+    /// The first record of a partition goes before the others: a broker that knows nothing of a producer takes whatever number its first
+    /// batch has, and of two on their way the first could be refused for a moment, sent again, and answered as a repeat.
+    pub async fn send(&mut self, records: Vec<Outgoing>) -> Result<(), SinkError> {
+        let now = Instant::now();
+        let mut known: BTreeMap<u32, Instant> = self.known_at.iter().filter(|(_, at)| at.elapsed() < KNOWN_FOR).map(|(p, at)| (*p, *at)).collect();
+        let (first, rest): (Vec<Outgoing>, Vec<Outgoing>) = records.into_iter().partition(|r| known.insert(r.partition, now).is_none());
+        self.send_batch(first).await?;
+        self.known_at = known;
+        self.send_batch(rest).await
+    }
+
+    async fn send_batch(&self, records: Vec<Outgoing>) -> Result<(), SinkError> {
+        if records.is_empty() {
+            return Ok(());
+        }
         let (done, sent) = oneshot::channel();
         let n = records.len();
         let batch = Arc::new(Batch { state: Mutex::new(State { left: n, error: None, done: Some(done) }) });
