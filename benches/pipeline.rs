@@ -22,7 +22,7 @@ mod settings;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use events::Events;
-use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log};
+use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log, kafka::parse_properties};
 use machine::{Took, machine};
 use serde_json::{Value, json};
 use settings::{Args, Settings};
@@ -51,7 +51,11 @@ async fn measure(settings: &Settings, kafka: Option<&str>, dir: &Path) -> anyhow
     let before = machine();
     let events = Events::new(settings);
     let log: Arc<dyn Log> = match kafka {
-        Some(brokers) => KafkaLog::open(KafkaConfig::new(brokers, "bench")).await?,
+        Some(brokers) => {
+            let line = |_| anyhow::anyhow!("`--property` is `{}`, expected NAME=VALUE", settings.properties().join("` or `"));
+            let properties = parse_properties(&settings.properties().join("\n")).map_err(line)?;
+            KafkaLog::open(KafkaConfig { properties, ..KafkaConfig::new(brokers, "bench") }).await?
+        }
         None => EmbeddedLog::open(&dir.join("log"), EmbeddedConfig::default())?,
     };
     let n = settings.events;

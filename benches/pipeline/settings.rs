@@ -53,6 +53,12 @@ pub struct Args {
     /// The log is a Kafka that nobody has used before (`scripts/kafka start`), and not the embedded one.
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka: Option<String>,
+    /// A setting of librdkafka, to see what it is worth; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", requires = "kafka")]
+    pub property: Vec<String>,
+    /// The most rows of one epoch, to see what that is worth. Default: the engine's.
+    #[arg(long, value_name = "ROWS")]
+    cut_rows: Option<usize>,
     /// Cargo gives it to every bench.
     #[arg(long, hide = true)]
     bench: bool,
@@ -63,6 +69,8 @@ pub struct Settings {
     pub keys: u64,
     pub seed: u64,
     pub snapshot_interval: Duration,
+    cut_rows: Option<usize>,
+    properties: Vec<String>,
     on_kafka: bool,
 }
 
@@ -74,12 +82,18 @@ impl Settings {
             keys: args.keys.unwrap_or(1_000_000 / part),
             seed: args.seed,
             snapshot_interval: Duration::from_secs(10) / part as u32,
+            cut_rows: args.cut_rows,
+            properties: args.property.clone(),
             on_kafka: args.kafka.is_some(),
         };
         ensure!(settings.keys > 0 && settings.keys <= 10_000_000, "`--keys` is {}, expected 1 to 10000000", settings.keys);
         let least = settings.window_events() * 3;
         ensure!(settings.events >= least, "`--events` is {}, expected {least} or more: three windows of {} keys", settings.events, settings.keys);
         Ok(settings)
+    }
+
+    pub fn properties(&self) -> &[String] {
+        &self.properties
     }
 
     /// Events of one window.
@@ -93,6 +107,7 @@ impl Settings {
         config.partitions = PARTITIONS;
         config.upper_partitions = PARTITIONS;
         config.snapshot_interval = self.snapshot_interval;
+        config.rows_max = self.cut_rows.unwrap_or(config.rows_max);
         config.wanted = vec![VIEW.to_owned()];
         config
     }
@@ -111,6 +126,7 @@ impl Settings {
             "cut_min_ms": config.cut_min.as_millis() as u64,
             "inflight": config.inflight,
             "snapshot_interval_ms": config.snapshot_interval.as_millis() as u64,
+            "properties": self.properties,
             "log": if self.on_kafka { "Apache Kafka" } else { "embedded, synced" },
             "threads": if self.on_kafka { "one, beside librdkafka's" } else { "one, beside the log's committer" },
             "debug_assertions": cfg!(debug_assertions),

@@ -115,3 +115,28 @@ pub struct SourceBatch {
     pub end_of_source: Option<u64>,
     pub dead: Vec<DeadLetter>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+
+    #[test]
+    fn a_dead_letter_keeps_what_fits_a_record_and_says_how_much_there_was() {
+        let letter = |value: Vec<u8>| DeadLetter {
+            topic: "usage.v1".to_owned(),
+            partition: 0,
+            offset: 7,
+            append_us: 0,
+            kind: DeadReason::Undecodable,
+            reason: "not JSON".to_owned(),
+            key: Some(Bytes::from_static(b"k")),
+            value: Some(value.into()),
+        };
+        let batch = DeadLetter::to_batch(&[letter(vec![b'x'; 900_000]), letter(b"short".to_vec())]).unwrap();
+        let (reasons, values) = (batch.column(5).as_string::<i32>(), batch.column(7).as_binary::<i32>());
+        assert_eq!(reasons.value(0), "not JSON; the first 131072 of 900000 bytes of the value are kept here");
+        assert_eq!(values.value(0).len(), 131_072);
+        assert_eq!((reasons.value(1), values.value(1)), ("not JSON", &b"short"[..]));
+    }
+}

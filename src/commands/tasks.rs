@@ -85,10 +85,12 @@ async fn row(log: &Arc<dyn Log>, config: &Config, group: &str, task: u32) -> any
         Err(crate::engine::chain::ChainError::Log(LogError::UnknownTopic { .. })) => return Ok(row),
         Err(e) => return Err(e.into()),
     };
+    // Epochs that come meanwhile are not waited for.
+    let end = log.end(&topic, task).await?;
     let mut newest: Option<EpochHeader> = None;
     let mut cut: BTreeMap<(String, u32), u64> = BTreeMap::new();
-    loop {
-        let (epochs, caught_up) = follower.next_epochs(EPOCHS_AT_ONCE, Duration::ZERO).await.with_context(|| format!("cannot read `{topic}/{task}`"))?;
+    while follower.position().next_offset < end {
+        let (epochs, _) = follower.next_epochs(EPOCHS_AT_ONCE, Duration::ZERO).await.with_context(|| format!("cannot read `{topic}/{task}`"))?;
         for epoch in &epochs {
             let header = &epoch.record.header;
             if header.kind != EpochKind::Claim {
@@ -96,9 +98,6 @@ async fn row(log: &Arc<dyn Log>, config: &Config, group: &str, task: u32) -> any
                 row.watermark = header.watermark.filter(|w| *w != i64::MAX).map(rfc3339).or(row.watermark);
             }
             newest = Some(header.clone());
-        }
-        if caught_up && epochs.is_empty() {
-            break;
         }
     }
     row.ignored = follower.ignored();

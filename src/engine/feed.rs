@@ -30,6 +30,8 @@ pub struct Fed {
     pub from: u64,
     pub to: u64,
     pub caught_up: bool,
+    /// Offsets after `to` that the log is known to have.
+    pub behind: u64,
     pub rows: usize,
     pub content: Content,
     /// Of a table: its records, for the epoch record.
@@ -66,7 +68,7 @@ impl InputReader {
         let fetched = self.reader.fetch(max_records, max_bytes, wait).await?;
         let to = fetched.records.last().map_or(from, |r| r.offset + 1);
         let fed = self.fed(from, to, fetched.records)?;
-        Ok(Fed { caught_up: fetched.caught_up, ..fed })
+        Ok(Fed { caught_up: fetched.caught_up, behind: fetched.behind, ..fed })
     }
 
     /// Exactly the records `[from, to)`, however many reads it takes.
@@ -93,7 +95,7 @@ impl InputReader {
         }
         let copy = self.decoder.copy(&records)?;
         let rows = records.len();
-        Ok(Fed { from, to, caught_up: false, rows, content: self.decoder.decode(from, to, records)?, copy })
+        Ok(Fed { from, to, caught_up: false, behind: 0, rows, content: self.decoder.decode(from, to, records)?, copy })
     }
 }
 
@@ -185,16 +187,23 @@ pub fn decoder_spec(source: &SourceSpec, partitions: u32) -> ingest::DecoderSpec
 pub struct Feed {
     pub fed: mpsc::Receiver<Result<Fed, TaskError>>,
     task: tokio::task::JoinHandle<()>,
+    lag: metrics::Gauge,
 }
 
 impl Feed {
     /// `bell` rings whenever something is there to take.
-    pub fn start(mut reader: InputReader, max_records: usize, bell: Arc<Notify>) -> Self {
+    pub fn start(mut reader: InputReader, group: &str, max_records: usize, bell: Arc<Notify>) -> Self {
+        let InputDecoder { topic, partition, .. } = &reader.decoder;
+        let lag = metrics::gauge!("headend_input_lag_records", "group" => group.to_owned(), "topic" => topic.clone(), "partition" => partition.to_string());
+        let told = lag.clone();
         let (tx, fed) = mpsc::channel(FED_AHEAD);
         let task = tokio::spawn(async move {
             loop {
                 let read = reader.read(max_records, END_WAIT).await;
                 let failed = read.is_err();
+                if let Ok(fed) = &read {
+                    told.set(fed.behind as f64);
+                }
                 if tx.send(read).await.is_err() {
                     return;
                 }
@@ -204,12 +213,14 @@ impl Feed {
                 }
             }
         });
-        Self { fed, task }
+        Self { fed, task, lag }
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
         self.task.abort();
+        // Whoever reads it now tells how far it is.
+        self.lag.set(0.0);
     }
 }

@@ -7,7 +7,7 @@ use super::{
     task_loop::{Counted, TaskSetup},
 };
 use ingest::LogError;
-use schemas::{AcceptedEpoch, ChainPosition, CutRange, EpochKind, EpochRecord, Versions, epoch::output_hash};
+use schemas::{AcceptedEpoch, ChainPosition, CutRange, EpochHeader, EpochKind, EpochRecord, Versions, epoch::output_hash};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use stream_jobs::{
     snapshot::{SnapshotError, SnapshotStore},
@@ -30,11 +30,12 @@ pub struct Recovered {
 pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, TaskError> {
     let mut lost = Lost::default();
     let mut recovered = loop {
-        match replay(setup, counted, &lost).await {
-            // Where a person has given the offsets up, everything that was taken of this input since the snapshot counts as lost, so that
-            // it comes out the same however much of it is still there.
-            Err(error) if lost.learn(setup, &error).await? => {}
-            recovered => break recovered?,
+        match replay(setup, counted, &mut lost).await {
+            Ok(Some(recovered)) => break recovered,
+            Ok(None) => {}
+            // Other records may stand in the place of those that are gone.
+            Err(TaskError::InputGone { .. } | TaskError::Log(LogError::OffsetOutOfRange { .. }) | TaskError::Diverged { .. }) if lost.learn(setup).await? => {}
+            Err(error) => return Err(error),
         }
     };
     let totals = &counted.totals;
@@ -45,8 +46,8 @@ pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, 
     Ok(recovered)
 }
 
-/// The newest snapshot, and the epochs after it.
-async fn replay(setup: &TaskSetup, counted: &Counted, lost: &Lost) -> Result<Recovered, TaskError> {
+/// The newest snapshot, and the epochs after it. `None`: an input of theirs was given up, which was not known before.
+async fn replay(setup: &TaskSetup, counted: &Counted, lost: &mut Lost) -> Result<Option<Recovered>, TaskError> {
     let totals = &counted.totals;
     let mut recovered = from_snapshot(setup, totals).await?;
     let specs = recovered.task.inputs().to_vec();
@@ -59,6 +60,7 @@ async fn replay(setup: &TaskSetup, counted: &Counted, lost: &Lost) -> Result<Rec
             let header = &epoch.record.header;
             match header.kind {
                 EpochKind::Claim => {}
+                EpochKind::Skip if lost.add(header) => return Ok(None),
                 EpochKind::Skip => skip(&specs, &mut recovered.inputs, &header.cut),
                 EpochKind::Work => {
                     let is_verified = run_again(setup, &mut recovered, epoch, totals, lost).await?;
@@ -80,10 +82,11 @@ async fn replay(setup: &TaskSetup, counted: &Counted, lost: &Lost) -> Result<Rec
     if recovered.position.epoch > 0 {
         info!(group = setup.group, task = setup.partition, epoch = recovered.position.epoch, rerun, "recovered");
     }
-    Ok(recovered)
+    Ok(Some(recovered))
 }
 
-/// Inputs whose offsets are gone, with the last epoch that gave some of them up.
+/// Inputs whose offsets a person has given up, with the epoch that says so. Everything that was taken of such an input since the
+/// snapshot counts as lost, so that it comes out the same however much of it is still there.
 #[derive(Default)]
 struct Lost(BTreeMap<(String, u32), u64>);
 
@@ -92,27 +95,31 @@ impl Lost {
         self.0.get(&(range.topic.clone(), range.partition)).is_some_and(|skip| epoch < *skip)
     }
 
-    /// True when `error` is about offsets that were given up later in the chain, and that was not known yet.
-    async fn learn(&mut self, setup: &TaskSetup, error: &TaskError) -> Result<bool, TaskError> {
-        let (TaskError::InputGone { topic, partition, .. } | TaskError::Log(LogError::OffsetOutOfRange { topic, partition, .. })) = error else {
-            return Ok(false);
-        };
-        let input = (topic.clone(), *partition);
-        if *topic == epoch_topic(&setup.group) || self.0.contains_key(&input) {
-            return Ok(false);
+    /// True when it was not known yet.
+    fn add(&mut self, skip: &EpochHeader) -> bool {
+        let mut is_new = false;
+        for range in &skip.cut {
+            let known = self.0.entry((range.topic.clone(), range.partition)).or_default();
+            is_new |= *known < skip.epoch;
+            *known = skip.epoch.max(*known);
         }
+        is_new
+    }
+
+    /// Looks through the chain; true when it says anything new.
+    async fn learn(&mut self, setup: &TaskSetup) -> Result<bool, TaskError> {
+        let topic = epoch_topic(&setup.group);
         let store = SnapshotStore::new(Arc::clone(&setup.snapshots), &setup.group, setup.partition);
-        let from = super::upkeep::first_known(&setup.log, &epoch_topic(&setup.group), setup.partition, &store).await?;
-        let mut follower = super::chain::ChainFollower::new(&setup.log, &epoch_topic(&setup.group), setup.partition, from)?;
+        let from = super::upkeep::first_known(&setup.log, &topic, setup.partition, &store).await?;
+        let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, from)?;
+        let mut is_new = false;
         loop {
             let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await?;
             for header in epochs.iter().map(|e| &e.record.header).filter(|h| h.kind == EpochKind::Skip) {
-                for range in &header.cut {
-                    self.0.insert((range.topic.clone(), range.partition), header.epoch);
-                }
+                is_new |= self.add(header);
             }
             if caught_up && epochs.is_empty() {
-                return Ok(self.0.contains_key(&input));
+                return Ok(is_new);
             }
         }
     }

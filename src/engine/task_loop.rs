@@ -215,7 +215,7 @@ impl<'a> TaskLoop<'a> {
         let mut feeds = Vec::new();
         for (spec, from) in specs.iter().zip(&inputs) {
             let reader = InputReader::new(&setup.log, spec, &setup.sources, setup.partitions, *from, setup.appended_us)?;
-            feeds.push((Feed::start(reader, setup.rows_max, Arc::clone(&bell)), *from));
+            feeds.push((Feed::start(reader, &setup.group, setup.rows_max, Arc::clone(&bell)), *from));
         }
         info!(group = setup.group, task = setup.partition, epoch = position.epoch, "claimed");
         Ok(Self {
