@@ -42,11 +42,18 @@ async function startServer() {
   return { address, send, stop };
 }
 
-/** A TCP proxy; `cut()` destroys every connection and refuses new ones until `restore()`. */
-async function startProxy(target) {
-  const [host, port] = [target.slice(0, target.lastIndexOf(':')), Number(target.slice(target.lastIndexOf(':') + 1))];
+/**
+ * A TCP proxy; `choose()` gives the address for a new connection, or none, and the connection is closed. `cut()` destroys every
+ * connection and refuses new ones until `restore()`.
+ */
+export async function startProxy(choose) {
   const sockets = new Set();
-  const server = net.createServer((client) => {
+  const server = net.createServer(async (client) => {
+    sockets.add(client);
+    client.on('error', () => client.destroy()).on('close', () => sockets.delete(client));
+    const target = await choose();
+    if (target === undefined || client.destroyed) return client.destroy();
+    const [host, port] = [target.slice(0, target.lastIndexOf(':')), Number(target.slice(target.lastIndexOf(':') + 1))];
     const upstream = net.connect(port, host);
     for (const [socket, other] of [[client, upstream], [upstream, client]]) {
       sockets.add(socket);
@@ -117,7 +124,7 @@ function startWatcher(address) {
 
 export async function startGateway() {
   const server = await startServer();
-  const proxy = await startProxy(server.address);
+  const proxy = await startProxy(() => server.address);
   const watcher = startWatcher(server.address);
   const stop = async () => {
     watcher.close();
