@@ -100,6 +100,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             Some("Headend deletes only what a snapshot stands for: bring the folder `snapshots` of `engine.dir` back".to_owned())
         }
         LogError::OffsetOutOfRange { topic, partition, .. } => Some(skip_hint(topic, *partition)),
+        LogError::MembershipEnded { .. } => Some("another process runs under the same name: give each an `engine.owner` of its own".to_owned()),
         LogError::UnknownTopic { .. } => Some("`headend topics apply` creates what is missing".to_owned()),
         LogError::DiskFull { .. } => Some("make room, then go on: nothing that was accepted is lost".to_owned()),
         _ => None,

@@ -158,6 +158,25 @@ fn two_processes_share_tasks_take_over_from_the_dead_and_the_paused_and_lose_not
 }
 
 #[test]
+fn a_second_process_of_the_same_name_takes_the_tasks_and_ends_the_first_with_what_to_do() {
+    let Some(broker) = Broker::start(root(), 1) else { return };
+    let folder = Folder::new(JOB);
+    folder.write("one.toml", &config("one", &broker.addresses));
+    folder.write("same.toml", &config("one", &broker.addresses));
+    let mut first = folder.engine_of("one.toml");
+    eventually("the first has all tasks", || claims(&first) == PARTITIONS);
+    let mut second = folder.engine_of("same.toml");
+    eventually("the first ends", || first.child.try_wait().unwrap().is_some());
+    assert_eq!(first.child.wait().unwrap().code(), Some(1));
+    let said = first.log();
+    assert!(said.contains("error: Kafka ended this process's membership `one` in the group of `epochs.job."), "{said}");
+    assert!(said.contains("hint: another process runs under the same name: give each an `engine.owner` of its own"), "{said}");
+    eventually("the second has all tasks", || claims(&second) >= PARTITIONS);
+    assert_eq!(second.stop("TERM").0, Some(0), "{}", second.log());
+    broker.stop(root());
+}
+
+#[test]
 fn a_broker_that_is_not_there_ends_run_with_75_and_its_address() {
     let folder = Folder::new(JOB);
     folder.write("one.toml", &config("one", "127.0.0.1:1"));

@@ -117,6 +117,11 @@ pub trait Ownership: Send + Sync {
     /// Commits `offset` synchronously through the membership, before a claim. False: this generation is over, give the task up.
     async fn confirm(&self, partition: u32, offset: u64) -> Result<bool, LogError>;
 
+    /// Why the membership has ended for good; `None` while it lasts. Told with a change of what is owned.
+    fn ended(&self) -> Option<LogError> {
+        None
+    }
+
     /// Gives everything back, so that others may take it over at once. Nothing is owned from here on.
     async fn leave(&self);
 }
@@ -162,6 +167,8 @@ pub enum LogError {
     Unavailable { what: String, reason: String },
     #[error("records {from} to {to} of `{topic}/{partition}` were written by more than one process")]
     Interleaved { topic: String, partition: u32, from: u64, to: u64 },
+    #[error("Kafka ended this process's membership `{instance}` in the group of `{topic}`: {reason}")]
+    MembershipEnded { instance: String, topic: String, reason: String },
     #[error("setting `{name}`: {reason}")]
     Setting { name: String, reason: String },
     #[error("log is closed")]
@@ -182,7 +189,12 @@ impl LogError {
             | Self::NullKey { .. }
             | Self::Setting { .. }
             | Self::RecordTooLarge { .. } => ErrorKind::Reject,
-            Self::OffsetOutOfRange { .. } | Self::Locked { .. } | Self::Damaged { .. } | Self::DamagedFile { .. } | Self::Closed => ErrorKind::Stop,
+            Self::MembershipEnded { .. }
+            | Self::OffsetOutOfRange { .. }
+            | Self::Locked { .. }
+            | Self::Damaged { .. }
+            | Self::DamagedFile { .. }
+            | Self::Closed => ErrorKind::Stop,
         }
     }
 

@@ -307,6 +307,9 @@ impl Shared {
         let mut running = Running::new();
         let mut work: JoinSet<(u32, Result<(), EngineError>)> = JoinSet::new();
         loop {
+            if let Some(ended) = ownership.ended() {
+                return Err(TaskError::from(ended).into());
+            }
             let mine = if stop.is_cancelled() { Vec::new() } else { owned.borrow_and_update().clone() };
             for (_, stop) in running.iter().filter(|(partition, _)| !mine.contains(partition)) {
                 stop.cancel();

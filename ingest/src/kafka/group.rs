@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -28,6 +28,8 @@ const LEAVE_MAX: Duration = Duration::from_secs(2);
 struct Context {
     topic: String,
     owned: watch::Sender<Vec<u32>>,
+    /// Why Kafka will have no more of this member.
+    ended: Arc<OnceLock<String>>,
 }
 
 impl Context {
@@ -42,6 +44,14 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Kafka will have no more of this member: another process has joined under its name, and has the tasks now.
+    fn end(&self, reason: &str) {
+        let _ = self.ended.set(reason.to_owned());
+        self.owned.send_replace(Vec::new());
+    }
+}
+
 impl ClientContext for Context {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::note(facility, message);
@@ -49,13 +59,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         metrics::counter!("headend_kafka_errors_total", "client" => "member").increment(1);
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            // A second process under the same instance name: it has the tasks now.
-            tracing::error!(topic = self.topic, reason, "Kafka ended this process's membership; does another one run under the same `engine.owner`?");
-            self.owned.send_replace(Vec::new());
-        } else {
-            tracing::debug!(topic = self.topic, %error, reason, "Kafka member");
-        }
+        tracing::debug!(topic = self.topic, %error, reason, "Kafka member");
     }
 }
 
@@ -80,6 +84,8 @@ impl ConsumerContext for Context {
 
 pub(super) struct Member {
     topic: String,
+    instance: String,
+    ended: Arc<OnceLock<String>>,
     consumer: Arc<BaseConsumer<Context>>,
     owned: watch::Receiver<Vec<u32>>,
     stop: Arc<AtomicBool>,
@@ -88,7 +94,8 @@ pub(super) struct Member {
 impl Member {
     pub fn join(config: &ClientConfig, topic: &str) -> Result<Self, LogError> {
         let (told, owned) = watch::channel(Vec::new());
-        let context = Context { topic: topic.to_owned(), owned: told };
+        let ended = Arc::new(OnceLock::new());
+        let context = Context { topic: topic.to_owned(), owned: told, ended: Arc::clone(&ended) };
         let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(|e| fault("member", e))?;
         consumer.subscribe(&[topic]).map_err(|e| fault("member", e))?;
         let (consumer, stop) = (Arc::new(consumer), Arc::new(AtomicBool::new(false)));
@@ -97,10 +104,14 @@ impl Member {
             // Rebalances, commits and errors are handled inside the poll. No message comes: everything is paused.
             while !stopped.load(Ordering::Acquire) {
                 let _ = polled.poll(POLL);
+                if let Some((_, reason)) = polled.client().fatal_error() {
+                    return polled.context().end(&reason);
+                }
             }
         };
         std::thread::Builder::new().name("kafka-member".into()).spawn(run).map_err(|e| LogError::io("thread", e))?;
-        Ok(Self { topic: topic.to_owned(), consumer, owned, stop })
+        let instance = config.get("group.instance.id").unwrap_or_default().to_owned();
+        Ok(Self { topic: topic.to_owned(), instance, ended, consumer, owned, stop })
     }
 }
 
@@ -114,6 +125,11 @@ impl Drop for Member {
 impl Ownership for Member {
     fn owned(&self) -> watch::Receiver<Vec<u32>> {
         self.owned.clone()
+    }
+
+    fn ended(&self) -> Option<LogError> {
+        let reason = self.ended.get()?.clone();
+        Some(LogError::MembershipEnded { instance: self.instance.clone(), topic: self.topic.clone(), reason })
     }
 
     async fn confirm(&self, partition: u32, offset: u64) -> Result<bool, LogError> {
