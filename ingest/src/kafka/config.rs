@@ -4,6 +4,8 @@ use crate::log::RECORD_BYTES_MAX;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use std::time::Duration;
 
+/// No longer than the embedded log waits for others to share a sync.
+const EVENTS_LINGER_MS: &str = "5";
 /// Above a record's own bytes: what the batch around it takes.
 pub(super) const OVERHEAD_BYTES: usize = 64 * 1024;
 
@@ -47,6 +49,14 @@ impl KafkaConfig {
             config.set(name, value);
         }
         config
+    }
+
+    /// For events: librdkafka sends a request for each partition, and brokers are kept busy by their number. What comes within a few
+    /// milliseconds goes together.
+    pub(super) fn events_producer(&self) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("linger.ms", EVENTS_LINGER_MS).set("client.id", format!("headend-{}-events", self.instance));
+        self.with_properties(config)
     }
 
     /// In order and without repeats, durable on all replicas in sync.

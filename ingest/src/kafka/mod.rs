@@ -40,7 +40,10 @@ const REPLICAS: usize = 3;
 
 pub struct KafkaLog {
     config: KafkaConfig,
+    /// Of single appends, an epoch's among them: sent at once.
     producer: Arc<Producer>,
+    /// Of keyed ones, which are events.
+    events: Producer,
     admin: AdminClient<Admin>,
     /// Partitions by topic, as far as they were asked for.
     topics: RwLock<HashMap<String, u32>>,
@@ -49,9 +52,10 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Connects; a broker that does not answer within [`KafkaConfig::timeout`] is an error with its address.
     pub async fn open(config: KafkaConfig) -> Result<Arc<Self>, LogError> {
-        let producer = Arc::new(Producer::new(config.clone())?);
+        let producer = Arc::new(Producer::new(config.producer())?);
+        let events = Producer::new(config.events_producer())?;
         let admin = config.producer().create_with_context(Admin).map_err(|e| fault("admin client", e))?;
-        let log = Arc::new(Self { producer, admin, topics: RwLock::default(), config });
+        let log = Arc::new(Self { producer, events, admin, topics: RwLock::default(), config });
         log.topics().await?;
         Ok(log)
     }
@@ -194,7 +198,7 @@ impl Log for KafkaLog {
         check_sizes(topic, &records)?;
         let parts = by_partition(topic, partitions, records)?;
         // All of them are tried, so that an error of one does not decide about the others.
-        let sent = parts.into_iter().map(|(partition, records)| self.producer.append(topic, partition, records));
+        let sent = parts.into_iter().map(|(partition, records)| self.events.append(topic, partition, records));
         join_all(sent).await.into_iter().try_for_each(|appended| match appended {
             // Other writers are usual in a source's topic, and nobody asked where the records stand.
             Ok(_) | Err(LogError::Interleaved { .. }) => Ok(()),
@@ -241,8 +245,8 @@ impl Log for KafkaLog {
 
     /// Waits for what is on its way. Readers and members end with whoever holds them.
     async fn close(&self) {
-        let (client, timeout) = (self.producer.client(), self.config.timeout);
-        let _ = tokio::task::spawn_blocking(move || client.flush(timeout)).await;
+        let (clients, timeout) = ([self.producer.client(), self.events.client()], self.config.timeout);
+        let _ = tokio::task::spawn_blocking(move || clients.iter().try_for_each(|client| client.flush(timeout))).await;
     }
 }
 

@@ -1,13 +1,13 @@
-//! The one producer of the process: idempotent, in order within a partition.
+//! A producer: idempotent, in order within a partition. A process has one for epochs and one for events.
 //!
 //! An append goes into the producer's queue as a whole before the next one does, so its records stand side by side unless another
 //! process writes to the same partition; then the append is an error, and whoever sent it reads what stands there. A producer
 //! that librdkafka gives up for good is replaced.
 
-use super::{config::KafkaConfig, fault};
+use super::fault;
 use crate::log::{Appended, LogError, SOURCE_RECORD_BYTES_MAX, payload_bytes};
 use rdkafka::{
-    ClientContext, Message, Statistics,
+    ClientConfig, ClientContext, Message, Statistics,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
@@ -41,8 +41,8 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        metrics::gauge!("headend_kafka_producer_waiting_records").set(statistics.msg_cnt as f64);
-        metrics::gauge!("headend_kafka_producer_waiting_bytes").set(statistics.msg_size as f64);
+        metrics::gauge!("headend_kafka_producer_waiting_records", "client" => statistics.client_id.clone()).set(statistics.msg_cnt as f64);
+        metrics::gauge!("headend_kafka_producer_waiting_bytes", "client" => statistics.client_id.clone()).set(statistics.msg_size as f64);
         for broker in statistics.brokers.values().filter(|b| b.nodeid >= 0) {
             if let Some(rtt) = &broker.rtt {
                 metrics::gauge!("headend_kafka_round_trip_seconds", "broker" => broker.nodeid.to_string(), "quantile" => "0.99").set(rtt.p99 as f64 / 1e6);
@@ -133,7 +133,7 @@ type Client = ThreadedProducer<Context>;
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
 pub(super) struct Producer {
-    config: KafkaConfig,
+    config: ClientConfig,
     client: RwLock<Arc<Client>>,
     turns: Mutex<HashMap<(String, u32), Arc<Turn>>>,
 }
@@ -146,7 +146,7 @@ pub(super) struct Producer {
 type Turn = tokio::sync::Mutex<Option<Instant>>;
 
 impl Producer {
-    pub fn new(config: KafkaConfig) -> Result<Self, LogError> {
+    pub fn new(config: ClientConfig) -> Result<Self, LogError> {
         let client = RwLock::new(Arc::new(client(&config)?));
         Ok(Self { config, client, turns: Mutex::default() })
     }
@@ -211,8 +211,8 @@ fn refused(topic: &str, partition: u32, largest: usize, error: RDKafkaErrorCode)
     }
 }
 
-fn client(config: &KafkaConfig) -> Result<Client, LogError> {
-    config.producer().create_with_context(Context::default()).map_err(|e| fault("producer", e))
+fn client(config: &ClientConfig) -> Result<Client, LogError> {
+    config.create_with_context(Context::default()).map_err(|e| fault("producer", e))
 }
 
 /// Puts records into the queue, in order; what is given back tells when all of them have landed.
