@@ -187,22 +187,40 @@ pub fn decoder_spec(source: &SourceSpec, partitions: u32) -> ingest::DecoderSpec
 pub struct Feed {
     pub fed: mpsc::Receiver<Result<Fed, TaskError>>,
     task: tokio::task::JoinHandle<()>,
-    lag: metrics::Gauge,
+}
+
+/// How far an input is behind its log, for `/metrics`. A feed that ends is behind no more: whoever reads the input now tells it.
+struct Lag {
+    group: String,
+    topic: String,
+    partition: u32,
+}
+
+impl Lag {
+    fn tell(&self, records: u64) {
+        let partition = self.partition.to_string();
+        metrics::gauge!("headend_input_lag_records", "group" => self.group.clone(), "topic" => self.topic.clone(), "partition" => partition)
+            .set(records as f64);
+    }
+}
+
+impl Drop for Lag {
+    fn drop(&mut self) {
+        self.tell(0);
+    }
 }
 
 impl Feed {
     /// `bell` rings whenever something is there to take.
     pub fn start(mut reader: InputReader, group: &str, max_records: usize, bell: Arc<Notify>) -> Self {
-        let InputDecoder { topic, partition, .. } = &reader.decoder;
-        let lag = metrics::gauge!("headend_input_lag_records", "group" => group.to_owned(), "topic" => topic.clone(), "partition" => partition.to_string());
-        let told = lag.clone();
+        let lag = Lag { group: group.to_owned(), topic: reader.decoder.topic.clone(), partition: reader.decoder.partition };
         let (tx, fed) = mpsc::channel(FED_AHEAD);
         let task = tokio::spawn(async move {
             loop {
                 let read = reader.read(max_records, END_WAIT).await;
                 let failed = read.is_err();
                 if let Ok(fed) = &read {
-                    told.set(fed.behind as f64);
+                    lag.tell(fed.behind);
                 }
                 if tx.send(read).await.is_err() {
                     return;
@@ -213,14 +231,12 @@ impl Feed {
                 }
             }
         });
-        Self { fed, task, lag }
+        Self { fed, task }
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
         self.task.abort();
-        // Whoever reads it now tells how far it is.
-        self.lag.set(0.0);
     }
 }
