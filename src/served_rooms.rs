@@ -4,11 +4,11 @@
 //! are what a gateway starts from when the first epochs are deleted.
 
 use crate::engine::{
-    chain::{ChainError, ChainFollower, is_on_chain},
+    chain::{ChainError, ChainFollower, EPOCHS_AT_ONCE, is_on_chain},
     upkeep::{rooms_snapshots, rooms_snapshots_group},
 };
 use anyhow::{Context, ensure};
-use ingest::{LogError, log::Log};
+use ingest::log::Log;
 use object_store::ObjectStore;
 use schemas::{AcceptedEpoch, ChainPosition, RoomMessage, RoomPosition, Versions};
 use serde_json::json;
@@ -30,7 +30,6 @@ use ws_gateway::{FrozenRoom, Hub, HubLimits, ROOMS_CHECK, Readiness, RoomSnapsho
 /// How long the rooms' first record is waited for. Rooms that open before it get their epoch id with their first message, and
 /// whoever had subscribed is told to subscribe again.
 const FIRST_EPOCH_WAIT: Duration = Duration::from_secs(5);
-const EPOCHS_AT_ONCE: usize = 256;
 const END_WAIT: Duration = Duration::from_millis(500);
 const SNAPSHOTS_KEPT: usize = 2;
 /// Snapshots take at most one part in so many of the time, however many rooms there are.
@@ -97,7 +96,7 @@ impl ServedRooms {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 epochs = self.follower.next_epochs(EPOCHS_AT_ONCE, END_WAIT) => match epochs {
-                    Err(ChainError::Log(e)) if e.kind() == ingest::ErrorKind::Retry || matches!(e, LogError::UnknownTopic { .. }) => {
+                    Err(e) if e.may_pass() => {
                         warn!(error = %e, "the rooms' epochs cannot be read, trying again");
                         tokio::time::sleep(END_WAIT).await;
                         continue;

@@ -26,7 +26,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn config(owner: &str, brokers: &str) -> String {
+pub fn config(owner: &str, brokers: &str) -> String {
     format!(
         "[engine]\njob = \"job.sql\"\npartitions = {PARTITIONS}\ndir = \"data\"\nowner = \"{owner}\"\n[log]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\n\
          [gateway]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n"

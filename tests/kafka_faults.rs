@@ -3,7 +3,7 @@
 
 use super::{
     bad_input::program::{Engine, Folder, SECRET, delivered, eventually, now, post},
-    kafka::broker::Broker,
+    kafka::{self, broker::Broker},
 };
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
@@ -319,13 +319,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 fn events_wait_at_the_door_while_the_broker_is_away_and_go_on_when_it_is_back() {
     let Some(broker) = Broker::start(root(), 1) else { return };
     let folder = Folder::new(super::bad_input::JOB);
-    folder.write(
-        "kafka.toml",
-        &format!(
-            "[engine]\njob = \"job.sql\"\npartitions = 2\ndir = \"data\"\n[log]\nkind = \"kafka\"\nbrokers = \"{}\"\n[gateway]\nlisten = \"127.0.0.1:0\"\nsecret = \"{SECRET}\"\n",
-            broker.addresses
-        ),
-    );
+    folder.write("kafka.toml", &kafka::config("one", &broker.addresses));
     let mut engine = folder.engine_of("kafka.toml");
     let send = |id: &str| post(&engine.address, event(id, "").as_bytes());
     assert_eq!(send("before").unwrap().0, 200);

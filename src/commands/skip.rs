@@ -10,15 +10,14 @@ use crate::{
         chain::ChainFollower,
         recovery,
         runner::{self, Skipper},
-        upkeep,
     },
     exit::Usage,
 };
 use anyhow::{Context, bail, ensure};
 use ingest::Log;
 use object_store::{ObjectStore, local::LocalFileSystem};
-use schemas::{ChainPosition, CutRange, EpochKind};
-use std::{sync::Arc, time::Duration};
+use schemas::{ChainPosition, CutRange, EpochHeader, EpochKind};
+use std::sync::Arc;
 use stream_jobs::{
     snapshot::SnapshotStore,
     task::{InputSpec, epoch_topic},
@@ -94,8 +93,7 @@ async fn skip(
 async fn stands(log: &Arc<dyn Log>, files: &Arc<dyn ObjectStore>, skipper: &Skipper, input: &InputSpec) -> anyhow::Result<(ChainPosition, u64, u64)> {
     let store = SnapshotStore::new(Arc::clone(files), &skipper.group, skipper.task);
     let topic = epoch_topic(&skipper.group);
-    let mut inputs = vec![0; skipper.inputs.len()];
-    let mut from = upkeep::first_known(log, &topic, skipper.task, &store).await?;
+    let (mut from, mut inputs) = (ChainPosition::default(), vec![0; skipper.inputs.len()]);
     if let Some(newest) = store.list().await?.first() {
         let manifest = store.manifest(newest).await?;
         (from, inputs) = (manifest.position, manifest.inputs);
@@ -103,17 +101,14 @@ async fn stands(log: &Arc<dyn Log>, files: &Arc<dyn ObjectStore>, skipper: &Skip
     let place = skipper.inputs.iter().position(|i| i == input).context("the input is the task's")?;
     let mut needed_from = inputs[place];
     let mut follower = ChainFollower::new(log, &topic, skipper.task, from)?;
-    loop {
-        let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await?;
-        for header in epochs.iter().map(|e| &e.record.header).filter(|h| h.kind != EpochKind::Claim) {
-            recovery::skip(&skipper.inputs, &mut inputs, &header.cut);
-            if header.kind == EpochKind::Skip {
-                // What came before it is given up as a whole, as far as this input is concerned.
-                needed_from = inputs[place];
-            }
+    let follow = |header: &EpochHeader| {
+        // A claim has no cut.
+        recovery::skip(&skipper.inputs, &mut inputs, &header.cut);
+        if header.kind == EpochKind::Skip {
+            // What came before it is given up as a whole, as far as this input is concerned.
+            needed_from = inputs[place];
         }
-        if caught_up && epochs.is_empty() {
-            return Ok((follower.position(), inputs[place], needed_from));
-        }
-    }
+    };
+    follower.headers_to_end(follow).await?;
+    Ok((follower.position(), inputs[place], needed_from))
 }

@@ -4,7 +4,10 @@ use super::topics::open_log;
 use crate::{
     cli::TasksArgs,
     config::Config,
-    engine::{chain::ChainFollower, runner},
+    engine::{
+        chain::{ChainFollower, EPOCHS_AT_ONCE},
+        runner,
+    },
 };
 use anyhow::Context;
 use ingest::{Log, LogError};
@@ -13,9 +16,6 @@ use schemas::{ChainPosition, EpochHeader, EpochKind, clock::rfc3339};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use stream_jobs::{snapshot::SnapshotStore, task::epoch_topic};
-
-/// Epochs that are read at a time on the way to the newest one.
-const EPOCHS_AT_ONCE: usize = 256;
 
 #[derive(Serialize)]
 struct TaskRow {

@@ -2,11 +2,13 @@
 
 use async_trait::async_trait;
 use ingest::log::{Log, LogError, LogReader};
-use schemas::{AcceptedEpoch, ChainPosition, EpochRecord, Verdict, epoch::EpochDecodeError};
+use schemas::{AcceptedEpoch, ChainPosition, EpochHeader, EpochRecord, Verdict, epoch::EpochDecodeError};
 use std::{sync::Arc, time::Duration};
 
 /// Bytes of epoch records that are read at a time.
 const FETCH_BYTES: usize = 8 * 1024 * 1024;
+/// Epochs that are read at a time on the way to the end.
+pub const EPOCHS_AT_ONCE: usize = 256;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
@@ -14,6 +16,13 @@ pub enum ChainError {
     Log(#[from] LogError),
     #[error("epoch record at `{topic}/{partition}@{offset}`: {source}")]
     Record { topic: String, partition: u32, offset: u64, source: EpochDecodeError },
+}
+
+impl ChainError {
+    /// Weather, or a topic that is not known now: one that is gone ends the task that owns it, and with it whoever follows.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Log(e) if e.kind() == ingest::ErrorKind::Retry || matches!(e, LogError::UnknownTopic { .. }))
+    }
 }
 
 pub struct ChainFollower {
@@ -47,6 +56,17 @@ impl ChainFollower {
     /// The start for a sink that knows of nothing: where the log has forgotten the first epochs.
     pub fn anchored(self, anchor: ChainPosition) -> Self {
         Self { anchor, ..self }
+    }
+
+    /// The headers of all accepted epochs up to the end of the log, one after the other.
+    pub async fn headers_to_end(&mut self, mut each: impl FnMut(&EpochHeader)) -> Result<(), ChainError> {
+        loop {
+            let (epochs, caught_up) = self.next_epochs(EPOCHS_AT_ONCE, Duration::ZERO).await?;
+            epochs.iter().for_each(|epoch| each(&epoch.record.header));
+            if caught_up && epochs.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     pub fn position(&self) -> ChainPosition {
@@ -91,11 +111,5 @@ impl sinks::EpochSource for ChainFollower {
 }
 
 fn source_error(error: ChainError) -> sinks::SourceError {
-    match &error {
-        // A topic that is gone ends the task, and this with it.
-        ChainError::Log(e) if e.kind() == ingest::ErrorKind::Retry || matches!(e, LogError::UnknownTopic { .. }) => {
-            sinks::SourceError::Unavailable(Box::new(error))
-        }
-        ChainError::Log(_) | ChainError::Record { .. } => sinks::SourceError::Lost(Box::new(error)),
-    }
+    if error.may_pass() { sinks::SourceError::Unavailable(Box::new(error)) } else { sinks::SourceError::Lost(Box::new(error)) }
 }

@@ -55,7 +55,7 @@ async fn replay(setup: &TaskSetup, counted: &Counted, lost: &mut Lost) -> Result
     let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, recovered.position)?;
     let (mut rerun, mut unverified) = (0, 0);
     loop {
-        let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await?;
+        let (epochs, caught_up) = follower.next_epochs(super::chain::EPOCHS_AT_ONCE, Duration::ZERO).await?;
         for epoch in &epochs {
             let header = &epoch.record.header;
             match header.kind {
@@ -113,15 +113,8 @@ impl Lost {
         let from = super::upkeep::first_known(&setup.log, &topic, setup.partition, &store).await?;
         let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, from)?;
         let mut is_new = false;
-        loop {
-            let (epochs, caught_up) = follower.next_epochs(256, Duration::ZERO).await?;
-            for header in epochs.iter().map(|e| &e.record.header).filter(|h| h.kind == EpochKind::Skip) {
-                is_new |= self.add(header);
-            }
-            if caught_up && epochs.is_empty() {
-                return Ok(is_new);
-            }
-        }
+        follower.headers_to_end(|header| is_new |= header.kind == EpochKind::Skip && self.add(header)).await?;
+        Ok(is_new)
     }
 }
 

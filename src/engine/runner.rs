@@ -233,6 +233,16 @@ struct Group {
     level: Option<u8>,
 }
 
+impl Group {
+    fn tasks(&self, config: &EngineConfig) -> u32 {
+        self.level.map_or(1, |level| config.level_partitions().of(level))
+    }
+
+    fn build(&self, config: &EngineConfig, task: u32) -> BuildTask {
+        self.level.map_or_else(|| build_rooms(config), |level| build_level(config, level, task))
+    }
+}
+
 fn groups(config: &EngineConfig, job: &Job) -> Vec<Group> {
     let level = |level| Group { name: level_group(&job.name, level), level: Some(level) };
     let rooms = config.rooms.then(|| Group { name: rooms_group(&job.name), level: None });
@@ -241,7 +251,7 @@ fn groups(config: &EngineConfig, job: &Job) -> Vec<Group> {
 
 /// The groups of tasks that an engine runs, and how many tasks each has.
 pub fn tasks(config: &EngineConfig, job: &Job) -> Vec<(String, u32)> {
-    groups(config, job).into_iter().map(|g| (g.name, g.level.map_or(1, |level| config.level_partitions().of(level)))).collect()
+    groups(config, job).into_iter().map(|g| (g.name.clone(), g.tasks(config))).collect()
 }
 
 /// A task as one knows it who does not run it: enough to append to its chain in a person's name.
@@ -314,7 +324,7 @@ impl Shared {
             for (_, stop) in running.iter().filter(|(partition, _)| !mine.contains(partition)) {
                 stop.cancel();
             }
-            let tasks = group.level.map_or(1, |level| self.config.level_partitions().of(level));
+            let tasks = group.tasks(&self.config);
             if let Some(more) = mine.iter().find(|partition| **partition >= tasks) {
                 return Err(TaskError::from(LogError::PartitionsDiffer { topic: epoch_topic(&group.name), existing: more + 1, wanted: tasks }).into());
             }
@@ -386,11 +396,7 @@ impl Shared {
     fn upkeep(&self, group: &Group, partition: u32, interval: Duration) -> Upkeep {
         let config = &self.config;
         let others = groups(config, &self.job).into_iter().filter(|g| g.name != group.name && group.level.is_some());
-        let tasks = |g: &Group| 0..g.level.map_or(1, |level| config.level_partitions().of(level));
-        let readers = others.flat_map(|g| {
-            let build = |task| g.level.map_or_else(|| build_rooms(config), |level| build_level(config, level, task));
-            tasks(&g).map(|task| Reader { group: g.name.clone(), task, build: build(task) }).collect::<Vec<_>>()
-        });
+        let readers = others.flat_map(|g| (0..g.tasks(config)).map(move |task| Reader { group: g.name.clone(), task, build: g.build(config, task) }));
         Upkeep {
             group: group.name.clone(),
             level: group.level,
@@ -411,7 +417,7 @@ impl Shared {
             partition,
             partitions: config.partitions,
             owner: config.owner.clone(),
-            build: group.level.map_or_else(|| build_rooms(config), |level| build_level(config, level, partition)),
+            build: group.build(config, partition),
             log: Arc::clone(&self.log),
             ownership: Arc::clone(ownership),
             snapshots: Arc::clone(&self.snapshots),
