@@ -1,11 +1,12 @@
 //! What one node of a job hands to the next in an epoch: rows that are appended, or changes of keyed rows.
 
 use crate::{plan::Step, steps};
-use arrow_array::{Array, BinaryArray, BooleanArray, RecordBatch, UInt32Array};
-use arrow_schema::SchemaRef;
+use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt32Array, cast::AsArray, types::Int64Type};
+use arrow_row::{RowConverter, SortField};
+use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use arrow_select::{concat::concat_batches, filter::filter_record_batch, take::take_record_batch};
 use datafusion::error::DataFusionError;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -36,11 +37,19 @@ impl Op {
     }
 }
 
+/// A partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub topic: Arc<str>,
+    pub partition: u32,
+}
+
 /// Where rows of a source come from: what lateness and the `late` output need.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    pub topic: Arc<str>,
-    pub partition: u32,
+    pub places: Vec<Place>,
+    /// Which of the places each row comes from; `None`: all from the one there is.
+    pub of_row: Option<Vec<u32>>,
     pub keys: BinaryArray,
     pub offsets: Vec<u64>,
     /// Watermark of the row's own input partition as it stood before the row; `i64::MIN` before the first.
@@ -53,6 +62,9 @@ pub struct Gone {
     pub batch: RecordBatch,
     pub times: Vec<i64>,
 }
+
+/// Hidden columns of [`Delta::to_kept`].
+const KEPT_COLUMNS: usize = 4;
 
 #[derive(Debug, Clone)]
 pub struct Delta {
@@ -124,7 +136,7 @@ impl Delta {
         })
     }
 
-    /// `parts` one after the other, all of one schema and kind. Only the origin of a part that stands alone is kept.
+    /// `parts` one after the other, all of one schema and kind. The origin is kept where every part has one.
     pub fn concat(schema: &SchemaRef, parts: Vec<Self>) -> Result<Self, DataFusionError> {
         let (mut told, mut quiet): (Vec<Self>, Vec<Self>) = parts.into_iter().partition(|p| !p.is_quiet());
         if told.len() < 2 {
@@ -142,7 +154,7 @@ impl Delta {
             batch: concat_batches(&told[0].batch.schema(), told.iter().map(|p| &p.batch))?,
             ops: told.iter().any(|p| p.ops.is_some()).then(|| told.iter().flat_map(|p| (0..p.len()).map(|row| p.op(row))).collect()),
             times: told.iter().flat_map(|p| &p.times).copied().collect(),
-            origin: None,
+            origin: told.iter_mut().map(|p| p.origin.take()).collect::<Option<Vec<_>>>().map(Origin::concat),
             gone,
         })
     }
@@ -165,6 +177,67 @@ impl Delta {
             return Ok(self);
         }
         Ok(Self { gone: self.gone.clone(), ..self.take(&kept)? })
+    }
+
+    /// Changes of rows that the columns `key` tell apart, one a row: what stood before the first of them, and what stands after the last.
+    pub fn coalesced(self, key: &[usize]) -> Result<Self, DataFusionError> {
+        let Some(ops) = self.ops.clone() else { return Ok(self) };
+        let columns: Vec<ArrayRef> = key.iter().map(|column| Arc::clone(self.batch.column(*column))).collect();
+        let converter = RowConverter::new(columns.iter().map(|column| SortField::new(column.data_type().clone())).collect())?;
+        let keys = converter.convert_columns(&columns)?;
+        let mut order: Vec<usize> = Vec::new();
+        let mut changes: HashMap<Vec<u8>, (Option<usize>, Option<usize>)> = HashMap::new();
+        for (row, op) in ops.iter().enumerate() {
+            let change = changes.entry(keys.row(row).data().to_vec()).or_insert_with(|| {
+                order.push(row);
+                ((!op.adds()).then_some(row), None)
+            });
+            change.1 = op.adds().then_some(row);
+        }
+        let mut builder = ChangeBuilder::new();
+        for first in order {
+            let (before, after) = changes.get(keys.row(first).data()).copied().unwrap_or_default();
+            match (before, after) {
+                (Some(b), Some(a)) if same_row(&self.batch, b, &self.batch, a) => {}
+                (b, a) => builder.push(b, a, self.times[a.or(b).unwrap_or(first)]),
+            }
+        }
+        builder.finish(&self.batch, &self.batch)
+    }
+
+    /// The rows as a batch for a snapshot, with what lateness needs of their origin.
+    pub fn to_kept(&self) -> Result<RecordBatch, ArrowError> {
+        let n = self.len();
+        let origin = self.origin.as_ref();
+        let ops: StringArray = (0..n).map(|i| self.ops.as_ref().map(|ops| ops[i].as_str())).collect();
+        let keys: BinaryArray = (0..n).map(|i| origin.map(|o| o.keys.value(i))).collect();
+        let before: Int64Array = (0..n).map(|i| origin.map(|o| o.watermarks[i])).collect();
+        let hidden: [ArrayRef; KEPT_COLUMNS] = [Arc::new(Int64Array::from(self.times.clone())), Arc::new(ops), Arc::new(keys), Arc::new(before)];
+        let names = ["__time", "__op", "__key", "__before"];
+        let fields = names.iter().zip(&hidden).map(|(name, column)| Arc::new(Field::new(*name, column.data_type().clone(), true)));
+        let schema = Schema::new(self.batch.schema().fields().iter().cloned().chain(fields).collect::<Vec<_>>());
+        RecordBatch::try_new(Arc::new(schema), self.batch.columns().iter().cloned().chain(hidden.iter().cloned()).collect())
+    }
+
+    /// What [`Delta::to_kept`] gave.
+    pub fn from_kept(kept: &RecordBatch) -> Result<Self, ArrowError> {
+        let n = kept.num_columns() - KEPT_COLUMNS;
+        let ops: Vec<Op> = kept.column(n + 1).as_string::<i32>().iter().flatten().filter_map(Op::parse).collect();
+        let (keys, before) = (kept.column(n + 2).as_binary::<i32>(), kept.column(n + 3).as_primitive::<Int64Type>());
+        let origin = (keys.null_count() == 0).then(|| Origin {
+            places: Vec::new(),
+            of_row: None,
+            keys: keys.clone(),
+            offsets: vec![0; kept.num_rows()],
+            watermarks: before.values().to_vec(),
+        });
+        Ok(Self {
+            batch: kept.project(&(0..n).collect::<Vec<_>>())?,
+            ops: (!ops.is_empty()).then_some(ops),
+            times: kept.column(n).as_primitive::<Int64Type>().values().to_vec(),
+            origin,
+            gone: None,
+        })
     }
 
     /// The same rows under the names of `schema`, whose types are theirs.
@@ -212,10 +285,38 @@ fn narrowed(ops: &[Op], row: usize, mask: &BooleanArray) -> Op {
 }
 
 impl Origin {
+    /// `None` for rows that came back out of a snapshot.
+    pub fn place(&self, row: usize) -> Option<&Place> {
+        self.places.get(self.of_row.as_ref().map_or(0, |of_row| of_row[row] as usize))
+    }
+
+    /// The origins of rows that follow one another.
+    fn concat(parts: Vec<Self>) -> Self {
+        let mut whole = Self {
+            places: Vec::new(),
+            of_row: None,
+            keys: BinaryArray::from_iter_values(std::iter::empty::<&[u8]>()),
+            offsets: Vec::new(),
+            watermarks: Vec::new(),
+        };
+        let mut of_row = Vec::new();
+        let keys = parts.iter().flat_map(|part| part.keys.iter());
+        whole.keys = keys.collect();
+        for part in parts {
+            let first = whole.places.len() as u32;
+            of_row.extend((0..part.offsets.len()).map(|row| first + part.of_row.as_ref().map_or(0, |of_row| of_row[row])));
+            whole.places.extend(part.places);
+            whole.offsets.extend(part.offsets);
+            whole.watermarks.extend(part.watermarks);
+        }
+        whole.of_row = Some(of_row);
+        whole
+    }
+
     fn take(&self, rows: &[usize]) -> Self {
         Self {
-            topic: Arc::clone(&self.topic),
-            partition: self.partition,
+            places: self.places.clone(),
+            of_row: self.of_row.as_ref().map(|of_row| rows.iter().map(|i| of_row[*i]).collect()),
             keys: BinaryArray::from_iter_values(rows.iter().map(|i| self.keys.value(*i))),
             offsets: rows.iter().map(|i| self.offsets[*i]).collect(),
             watermarks: rows.iter().map(|i| self.watermarks[*i]).collect(),

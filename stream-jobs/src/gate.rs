@@ -2,10 +2,10 @@
 //! the tick after them. So the view at tick T shows exactly the rows before T, whatever the cuts were.
 
 use crate::{
-    delta::{Delta, Op},
+    delta::Delta,
     state::{Pieces, StateError},
 };
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, UInt64Array, cast::AsArray, types::*};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, UInt64Array, cast::AsArray, types::*};
 use arrow_schema::{DataType, Field, Schema};
 use datafusion::error::DataFusionError;
 use std::{collections::BTreeMap, sync::Arc};
@@ -45,8 +45,7 @@ impl Gate {
             by_tick.entry(tick.max(passed.saturating_add(self.interval_us))).or_default().push(row);
         }
         for (tick, rows) in by_tick {
-            let mut delta = delta.take(&rows)?;
-            delta.origin = None;
+            let delta = delta.take(&rows)?;
             self.held.entry(tick).or_default().push((input, delta));
         }
         Ok(())
@@ -77,13 +76,10 @@ impl Gate {
 
     pub fn restore(&mut self, pieces: &mut Pieces) -> Result<(), StateError> {
         for batch in pieces.take_all("gate") {
-            let n = batch.num_columns() - 4;
-            let rows = batch.project(&(0..n).collect::<Vec<_>>())?;
-            let times = batch.column(n).as_primitive::<Int64Type>().values().to_vec();
-            let ops: Vec<Op> = batch.column(n + 1).as_string::<i32>().iter().flatten().filter_map(Op::parse).collect();
-            let tick = batch.column(n + 2).as_primitive::<Int64Type>().value(0);
-            let input = batch.column(n + 3).as_primitive::<UInt64Type>().value(0) as usize;
-            let delta = if ops.is_empty() { Delta::rows(rows, times) } else { Delta::changes(rows, ops, times) };
+            let n = batch.num_columns() - 2;
+            let delta = Delta::from_kept(&batch.project(&(0..n).collect::<Vec<_>>())?)?;
+            let tick = batch.column(n).as_primitive::<Int64Type>().value(0);
+            let input = batch.column(n + 1).as_primitive::<UInt64Type>().value(0) as usize;
             self.held.entry(tick).or_default().push((input, delta));
         }
         if let Ok(batch) = pieces.take("gate.released") {
@@ -106,19 +102,11 @@ impl GatePieces {
                 continue;
             }
             let n = delta.len();
-            let ops: StringArray = (0..n).map(|i| delta.ops.as_ref().map(|ops| ops[i].as_str())).collect();
-            let mut columns: Vec<ArrayRef> = delta.batch.columns().to_vec();
-            columns.extend([
-                Arc::new(Int64Array::from(delta.times)) as ArrayRef,
-                Arc::new(ops),
-                Arc::new(Int64Array::from(vec![tick; n])),
-                Arc::new(UInt64Array::from(vec![input as u64; n])),
-            ]);
-            let mut fields: Vec<Field> = delta.batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
-            fields.extend(
-                [("__time", DataType::Int64), ("__op", DataType::Utf8), ("__tick", DataType::Int64), ("__input", DataType::UInt64)]
-                    .map(|(n, t)| Field::new(n, t, true)),
-            );
+            let kept = delta.to_kept()?;
+            let mut columns: Vec<ArrayRef> = kept.columns().to_vec();
+            columns.extend([Arc::new(Int64Array::from(vec![tick; n])) as ArrayRef, Arc::new(UInt64Array::from(vec![input as u64; n]))]);
+            let mut fields: Vec<Field> = kept.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+            fields.extend([("__tick", DataType::Int64), ("__input", DataType::UInt64)].map(|(n, t)| Field::new(n, t, true)));
             pieces.batches.push(("gate".to_owned(), RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?));
         }
         Ok(())

@@ -17,3 +17,4 @@ pub mod state;
 pub mod steps;
 pub mod task;
 pub mod upstream;
+pub mod windows;

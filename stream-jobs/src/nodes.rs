@@ -5,17 +5,24 @@ use crate::{
     ops::{
         Context, Effects, Flow, OpError, Operator,
         alert::{AlertOperator, Raised},
+        as_of::AsOfOperator,
         group::{GroupOperator, Route},
+        interval_join::IntervalJoinOperator,
         join::JoinOperator,
         map::MapOperator,
         nullable,
+        pair_join::PairJoinOperator,
+        rank::RankOperator,
+        session::SessionOperator,
         table::TableOperator,
+        union::UnionOperator,
         window::WindowOperator,
     },
-    plan::{Body, Emit, Job, Join, JoinKind, JoinSide, Phase, Relation, Step, ViewSpec},
+    plan::{Body, Emit, Job, Join, JoinKind, JoinSide, Phase, Relation, Side, Step, ViewSpec},
     state::{Frozen, Pieces, StateError},
     task::Partitions,
     upstream::write_rows,
+    windows::Windows,
 };
 use arrow_schema::SchemaRef;
 use std::{
@@ -30,6 +37,8 @@ const NOW_TICK_US: i64 = 3_600_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Input {
     Source(usize),
+    /// A table's topic: its rows as they come.
+    Rows(usize),
     View(usize),
 }
 
@@ -54,6 +63,10 @@ pub struct Node {
     last_now: i64,
     leaves: bool,
     sends_states: bool,
+    /// A table with a time holds the watermark of the view back.
+    waits_for_tables: bool,
+    /// It reads tables without a time, and nothing else.
+    is_timeless: bool,
     alerts: Vec<AlertOperator>,
 }
 
@@ -98,7 +111,7 @@ impl Nodes {
 
     /// Sources that the level reads, in the job's order.
     pub fn sources_used(&self) -> BTreeSet<usize> {
-        self.nodes.iter().flat_map(|n| &n.inputs).filter_map(|i| if let Input::Source(s) = i { Some(*s) } else { None }).collect()
+        self.nodes.iter().flat_map(|n| &n.inputs).filter_map(|i| if let Input::Source(s) | Input::Rows(s) = i { Some(*s) } else { None }).collect()
     }
 
     /// Views of other levels that the level reads: by level, name and index.
@@ -124,6 +137,13 @@ impl Nodes {
         raised: &mut Raised,
     ) -> Result<BTreeMap<String, i64>, OpError> {
         let set_now: &dyn Fn(i64) = &|us| (self.set_now)(us);
+        for input in self.nodes.iter().flat_map(|n| &n.inputs) {
+            if let Input::Rows(source) = input
+                && let Some(flow) = flows.get(&Input::Source(*source)).cloned()
+            {
+                flows.insert(*input, flow);
+            }
+        }
         for (source, table) in &mut self.tables {
             let flow = flows.remove(&Input::Source(*source)).unwrap_or_else(|| empty_flow(&self.job.sources[*source].schema));
             let context = Context { watermark: None, now_us: 0, set_now };
@@ -133,10 +153,11 @@ impl Nodes {
         let mut watermarks: BTreeMap<usize, Option<i64>> = BTreeMap::new();
         let mut told = BTreeMap::new();
         for node in &mut self.nodes {
+            let untimed = |source: usize| !node.waits_for_tables || self.job.sources[source].time_column.is_none();
             let of_input = |input: &Input| match input {
-                Input::Source(s) if self.job.sources[*s].table && node.inputs.len() > 1 => None,
-                Input::Source(s) => Some(sources.get(s).copied().flatten()),
-                Input::View(v) => Some(watermarks.get(v).copied().unwrap_or_else(|| upstream(&self.job.views[*v].name))),
+                Input::Source(s) | Input::Rows(s) if self.job.sources[*s].table && node.inputs.len() > 1 && untimed(*s) => None,
+                Input::Source(s) | Input::Rows(s) => Some(sources.get(s).copied().flatten()),
+                Input::View(v) => Some(watermarks.get(v).copied().unwrap_or_else(|| upstream(&self.job.views[*v].name).filter(|w| *w != i64::MIN))),
             };
             let watermark = node.inputs.iter().filter_map(of_input).min().flatten();
             let now_us = node.now(watermark);
@@ -149,9 +170,13 @@ impl Nodes {
             for alert in &mut node.alerts {
                 alert.process(&context, &delta, raised)?;
             }
+            let watermark = watermark.map(|w| node.operator.holds_back().map_or(w, |held| w.min(held)));
             if node.leaves {
                 effects.outputs.push(write_rows(&node.spec.name, &delta)?);
-                told.extend(watermark.map(|w| (node.spec.name.clone(), w)));
+                // A view that has no watermark yet says so; rows without a time go by their task's.
+                if !node.is_timeless {
+                    told.insert(node.spec.name.clone(), watermark.unwrap_or(i64::MIN));
+                }
             }
             watermarks.insert(node.view, watermark);
             flows.insert(Input::View(node.view), Flow { delta, by_partition: Vec::new() });
@@ -205,14 +230,38 @@ fn empty_flow(schema: &SchemaRef) -> Flow {
 
 fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: &[String]) -> Result<Node, OpError> {
     let spec = Arc::new(relaxed(view));
-    let inputs: Vec<Input> = relations(&spec.body).into_iter().map(Input::from).collect();
+    // Rows of the task's own level are the task's already.
+    let from_below = |relation: Relation| matches!(relation, Relation::View(v) if job.views[v].level < view.level);
+    let route = route.filter(|_| relations(&spec.body).into_iter().any(from_below));
+    let mut inputs: Vec<Input> = relations(&spec.body).into_iter().map(Input::from).collect();
+    let table = match &spec.body {
+        Body::Map { as_they_come: true, .. } => inputs.first_mut(),
+        Body::AsOfJoin(_) => inputs.last_mut(),
+        _ => None,
+    };
+    if let Some(input) = table
+        && let Input::Source(source) = *input
+    {
+        *input = Input::Rows(source);
+    }
     let empties = inputs.iter().map(|i| empty_flow(&schema_of(job, *i))).collect();
     let operator: Box<dyn Operator> = match spec.body.clone() {
+        Body::Aggregate(plan) if plan.window.is_some_and(|w| matches!(w.windows, Windows::Sessions { .. })) => {
+            Box::new(SessionOperator::new(Arc::clone(&spec), plan, route)?)
+        }
         Body::Aggregate(plan) if plan.window.is_some() => Box::new(WindowOperator::new(Arc::clone(&spec), plan, feeds_tables(job, index), route)?),
         Body::Aggregate(plan) => Box::new(GroupOperator::new(&spec, plan, route)?),
         Body::Join(plan) => Box::new(JoinOperator::new(&spec, plan)?),
-        Body::Map { input, steps } if spec.uses_now && emits_changes(job, input) => Box::new(JoinOperator::new(&spec, as_join(job, input, steps))?),
+        Body::Map { input, steps, .. } if spec.uses_now && emits_changes(job, input) => Box::new(JoinOperator::new(&spec, as_join(job, input, steps))?),
         Body::Map { steps, .. } => Box::new(MapOperator::new(steps, Arc::clone(&spec.schema))),
+        Body::PairJoin(plan) => Box::new(PairJoinOperator::new(&spec, plan, route)?),
+        Body::IntervalJoin(plan) => Box::new(IntervalJoinOperator::new(Arc::clone(&spec), plan, route)?),
+        Body::AsOfJoin(plan) => Box::new(AsOfOperator::new(plan, route)?),
+        Body::Union(inputs) => Box::new(UnionOperator::new(inputs, Arc::clone(&spec.schema))),
+        Body::Rank(plan) => {
+            let appended = !emits_changes(job, plan.input);
+            Box::new(RankOperator::new(&spec, plan, appended, route)?)
+        }
     };
     let tick_us = match spec.emit {
         Emit::ChangesEvery { interval_us } => interval_us,
@@ -221,13 +270,15 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
     let appended = !emits_changes(job, Relation::View(index));
     let alerts = job.alerts.iter().filter(|a| a.view == index).map(|a| AlertOperator::new(a.clone(), &spec, appended)).collect();
     let sends_states = matches!(&spec.body, Body::Aggregate(a) if a.phase == Phase::Partial);
+    let is_timeless = inputs.iter().all(|input| matches!(input, Input::Source(s) | Input::Rows(s) if job.sources[*s].time_column.is_none()));
+    let waits_for_tables = matches!(&spec.body, Body::AsOfJoin(_));
     let leaves = wanted.contains(&spec.name) || job.sinks.iter().any(|s| s.view == index) || read_by_other_level(job, index);
-    Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, alerts })
+    Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, waits_for_tables, is_timeless, alerts })
 }
 
 fn schema_of(job: &Job, input: Input) -> SchemaRef {
     match input {
-        Input::Source(s) => Arc::new(nullable(&job.sources[s].schema)),
+        Input::Source(s) | Input::Rows(s) => Arc::new(nullable(&job.sources[s].schema)),
         Input::View(v) => Arc::new(nullable(&job.views[v].schema)),
     }
 }
@@ -237,13 +288,18 @@ fn relations(body: &Body) -> Vec<Relation> {
         Body::Map { input, .. } => vec![*input],
         Body::Aggregate(a) => vec![a.input],
         Body::Join(j) => j.sides.iter().map(|s| s.input).collect(),
+        Body::PairJoin(j) => vec![j.left.input, j.right.input],
+        Body::IntervalJoin(j) => vec![j.left.input, j.right.input],
+        Body::AsOfJoin(j) => vec![j.stream.input, j.table.input],
+        Body::Union(inputs) => inputs.iter().map(|i| i.input).collect(),
+        Body::Rank(rank) => vec![rank.input],
     }
 }
 
 /// True when every reader of the view is a join that does not know its windows.
 fn feeds_tables(job: &Job, view: usize) -> bool {
     let mut readers = job.views.iter().filter(|v| relations(&v.body).contains(&Relation::View(view))).peekable();
-    let joined = readers.peek().is_some() && readers.all(|v| matches!(v.body, Body::Join(_)));
+    let joined = readers.peek().is_some() && readers.all(|v| matches!(v.body, Body::Join(_) | Body::PairJoin(_)));
     let joins_by_window = job.views.iter().any(|v| match &v.body {
         Body::Join(j) => j.sides.iter().any(|s| s.input == Relation::View(view) && s.on.iter().any(|c| s.schema.field(*c).name().starts_with("window_"))),
         _ => false,
@@ -257,8 +313,11 @@ pub fn emits_changes(job: &Job, relation: Relation) -> bool {
         Relation::Source(s) => job.sources[s].table,
         Relation::View(v) => match &job.views[v].body {
             Body::Map { input, .. } => emits_changes(job, *input),
-            Body::Join(_) => true,
-            Body::Aggregate(a) => a.phase != Phase::Partial && !(a.window.is_some() && job.views[v].emit == Emit::OnWindowClose),
+            Body::Join(_) | Body::PairJoin(_) => true,
+            Body::IntervalJoin(_) | Body::AsOfJoin(_) => false,
+            Body::Union(_) => false,
+            Body::Rank(_) => job.views[v].emit != Emit::OnWindowClose,
+            Body::Aggregate(a) => a.phase != Phase::Partial && (a.revisions || job.views[v].emit != Emit::OnWindowClose),
         },
     }
 }
@@ -291,8 +350,9 @@ fn relaxed(view: &ViewSpec) -> ViewSpec {
             })
             .collect()
     };
+    let side = |side: &mut Side| (side.pre, side.schema) = (steps(&side.pre), relax(&side.schema));
     let body = match view.body.clone() {
-        Body::Map { input, steps: s } => Body::Map { input, steps: steps(&s) },
+        Body::Map { input, steps: s, as_they_come } => Body::Map { input, steps: steps(&s), as_they_come },
         Body::Aggregate(mut a) => {
             a.pre = steps(&a.pre);
             a.post = steps(&a.post);
@@ -307,6 +367,31 @@ fn relaxed(view: &ViewSpec) -> ViewSpec {
             j.post = steps(&j.post);
             j.schema = relax(&j.schema);
             Body::Join(j)
+        }
+        Body::PairJoin(mut j) => {
+            [&mut j.left, &mut j.right].into_iter().for_each(side);
+            (j.post, j.schema) = (steps(&j.post), relax(&j.schema));
+            Body::PairJoin(j)
+        }
+        Body::IntervalJoin(mut j) => {
+            [&mut j.left, &mut j.right].into_iter().for_each(side);
+            (j.post, j.schema) = (steps(&j.post), relax(&j.schema));
+            Body::IntervalJoin(j)
+        }
+        Body::AsOfJoin(mut j) => {
+            [&mut j.stream, &mut j.table].into_iter().for_each(side);
+            (j.post, j.schema) = (steps(&j.post), relax(&j.schema));
+            Body::AsOfJoin(j)
+        }
+        Body::Union(mut inputs) => {
+            inputs.iter_mut().for_each(|input| input.steps = steps(&input.steps));
+            Body::Union(inputs)
+        }
+        Body::Rank(mut rank) => {
+            rank.pre = steps(&rank.pre);
+            rank.post = steps(&rank.post);
+            rank.schema = relax(&rank.schema);
+            Body::Rank(rank)
         }
     };
     ViewSpec { schema: relax(&view.schema), body, ..view.clone() }

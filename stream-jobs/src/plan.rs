@@ -3,7 +3,8 @@
 //! `sql` makes these values out of a file; `task` runs them. Views refer only to sources and to views before them, so a
 //! pass in order is a pass in dependency order.
 
-use arrow_schema::{DataType, SchemaRef};
+use crate::{state::bag::Order, windows::Windows};
+use arrow_schema::{DataType, SchemaRef, SortOptions};
 use datafusion::physical_expr::{PhysicalExpr, aggregate::AggregateFunctionExpr};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -134,9 +135,99 @@ pub struct ViewSpec {
 
 #[derive(Debug, Clone)]
 pub enum Body {
-    Map { input: Relation, steps: Vec<Step> },
+    Map {
+        input: Relation,
+        steps: Vec<Step>,
+        /// Over a table's topic: its rows as they come, and not what they make of the table in an epoch.
+        as_they_come: bool,
+    },
     Aggregate(Aggregate),
     Join(Join),
+    PairJoin(PairJoin),
+    IntervalJoin(IntervalJoin),
+    AsOfJoin(AsOfJoin),
+    Union(Vec<UnionInput>),
+    Rank(Rank),
+}
+
+/// One of two sides of a join.
+#[derive(Debug, Clone)]
+pub struct Side {
+    pub input: Relation,
+    pub pre: Vec<Step>,
+    /// The side's columns after `pre`.
+    pub schema: SchemaRef,
+    /// The columns that are compared with the other side's, in one order for both.
+    pub on: Vec<usize>,
+    /// The columns by which a row of a table is known.
+    pub key: Vec<usize>,
+    /// Rows come from other tasks: those whose compared columns belong to the task are taken.
+    pub routed: bool,
+}
+
+/// Tables joined by any columns.
+#[derive(Debug, Clone)]
+pub struct PairJoin {
+    pub left: Side,
+    pub right: Side,
+    pub kind: JoinKind,
+    /// The columns of both sides: the input of `post`.
+    pub schema: SchemaRef,
+    pub post: Vec<Step>,
+}
+
+/// Streams joined by columns and time.
+#[derive(Debug, Clone)]
+pub struct IntervalJoin {
+    pub left: Side,
+    pub right: Side,
+    /// Inner or left.
+    pub kind: JoinKind,
+    /// The right row's time minus the left's lies within these, both included; in microseconds.
+    pub lower_us: i64,
+    pub upper_us: i64,
+    /// The rest of the condition, over the columns of both sides.
+    pub filter: Option<Expr>,
+    /// The time of a joined row is that of its right row, and not of its left.
+    pub time_of_right: bool,
+    pub schema: SchemaRef,
+    pub post: Vec<Step>,
+}
+
+/// A stream joined with a table as of the stream's time.
+#[derive(Debug, Clone)]
+pub struct AsOfJoin {
+    pub stream: Side,
+    pub table: Side,
+    /// Inner or left.
+    pub kind: JoinKind,
+    /// The table's rows have times; else the newest counts, whenever it came.
+    pub timed: bool,
+    pub schema: SchemaRef,
+    pub post: Vec<Step>,
+}
+
+/// `UNION ALL`: rows of one input after its steps, which give the columns of the view.
+#[derive(Debug, Clone)]
+pub struct UnionInput {
+    pub input: Relation,
+    pub steps: Vec<Step>,
+}
+
+/// `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) <= limit`.
+#[derive(Debug, Clone)]
+pub struct Rank {
+    pub input: Relation,
+    pub pre: Vec<Step>,
+    /// Over the rows after `pre`.
+    pub partition: Vec<Expr>,
+    pub order: Vec<(Expr, SortOptions)>,
+    pub limit: usize,
+    /// The row number shows in the view, or there is one row a partition: a row that changes its place is an update of that place.
+    pub by_place: bool,
+    /// Columns after `pre`, then the row number: the input of `post`.
+    pub schema: SchemaRef,
+    pub post: Vec<Step>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,18 +253,19 @@ pub struct Aggregate {
     pub post: Vec<Step>,
     /// The group (window columns apart) is exactly the source's key: keys are interned by the record's key bytes.
     pub by_record_key: bool,
+    /// [`Phase::Partial`]: the windows above, of which its own are the panes.
+    pub pane_of: Option<Windows>,
+    /// The last column of `schema` counts how often the row of a closed window was put right (`allowed_lateness`).
+    pub revisions: bool,
 }
 
-/// `TUMBLE(s, t, size)` is `HOP(s, t, size, size)`. All in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSpec {
     /// Column of the rows after `pre` (or of the input, which `pre` keeps) whose value is the row's time.
     pub time_column: usize,
     /// True when the time column is the `window_end` of a view: the time is 1 µs before it.
     pub time_is_window_end: bool,
-    pub size_us: i64,
-    pub slide_us: i64,
-    pub offset_us: i64,
+    pub windows: Windows,
 }
 
 #[derive(Debug, Clone)]
@@ -186,7 +278,12 @@ pub enum GroupColumn {
 #[derive(Debug, Clone)]
 pub struct AggregateCall {
     pub function: AggregateFunction,
+    /// The arguments, then the columns of `ORDER BY` inside of the call. In [`Phase::Final`] the columns of the state.
     pub args: Vec<Expr>,
+    /// Types of the arguments over rows, in every phase.
+    pub arg_types: Vec<DataType>,
+    /// `ORDER BY` inside of the call, as indices of arguments.
+    pub order: Order,
     pub filter: Option<Expr>,
     /// Type of the result.
     pub data_type: DataType,
@@ -210,6 +307,8 @@ pub enum AggregateFunction {
 pub enum JoinKind {
     Inner,
     Left,
+    /// Of two tables.
+    Full,
 }
 
 /// Tables joined by one key: the first side, then each further one inner or left.

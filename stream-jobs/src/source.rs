@@ -1,7 +1,7 @@
 //! A source as a task sees it: event times checked, watermark kept per row, duplicates dropped.
 
 use crate::{
-    delta::{Delta, Op, Origin},
+    delta::{Delta, Op, Origin, Place},
     plan::SourceSpec,
     state::{Pieces, StateError},
 };
@@ -39,8 +39,17 @@ pub struct SourceState {
 /// Event ids seen within the horizon, as 64-bit hashes of (key, id).
 #[derive(Default)]
 struct Seen {
-    times: HashMap<u64, i64>,
+    ids: HashMap<u64, SeenId>,
+    /// By the horizon in which they are forgotten.
     buckets: BTreeMap<i64, Vec<u64>>,
+}
+
+/// The last row of an id.
+#[derive(Debug, Clone, Copy)]
+struct SeenId {
+    time: i64,
+    /// Known while the watermark before a row is not past this: the horizon after the row, or after the watermark that it came behind.
+    until: i64,
 }
 
 /// A row's fate.
@@ -85,8 +94,8 @@ impl SourceState {
             self.progress.ended = true;
         }
         let origin = Origin {
-            topic: Arc::from(batch.topic.as_str()),
-            partition: batch.partition,
+            places: vec![Place { topic: Arc::from(batch.topic.as_str()), partition: batch.partition }],
+            of_row: None,
             keys: batch.keys,
             offsets: batch.offsets.values().to_vec(),
             watermarks,
@@ -132,7 +141,7 @@ impl SourceState {
                 fates.push(Fate::Dead);
                 continue;
             }
-            if self.is_duplicate(batch, row, time) {
+            if self.is_duplicate(batch, row, time, watermark) {
                 counters.duplicate += 1;
                 fates.push(Fate::Duplicate);
                 continue;
@@ -153,7 +162,8 @@ impl SourceState {
         self.spec.schema.field(column).name()
     }
 
-    fn is_duplicate(&mut self, batch: &SourceBatch, row: usize, time: i64) -> bool {
+    /// Decided by the watermark before the row, so that the cut does not show.
+    fn is_duplicate(&mut self, batch: &SourceBatch, row: usize, time: i64, watermark: Option<i64>) -> bool {
         let (Some((column, horizon)), Some(seen)) = (self.spec.dedup, self.seen.as_mut()) else { return false };
         let ids = batch.rows.column(column).as_string::<i32>();
         if ids.is_null(row) {
@@ -164,21 +174,22 @@ impl SourceState {
         hash.update(&[0]);
         hash.update(ids.value(row).as_bytes());
         let hash = hash.digest();
-        if seen.times.get(&hash).is_some_and(|at| time.abs_diff(*at) <= horizon.unsigned_abs()) {
+        let watermark = watermark.unwrap_or(i64::MIN);
+        if seen.ids.get(&hash).is_some_and(|id| id.until >= watermark && time.abs_diff(id.time) <= horizon.unsigned_abs()) {
             return true;
         }
-        seen.times.insert(hash, time);
-        seen.buckets.entry(time.div_euclid(horizon.max(1))).or_default().push(hash);
+        let until = time.max(watermark).saturating_add(horizon);
+        seen.ids.insert(hash, SeenId { time, until });
+        seen.buckets.entry(until.div_euclid(horizon.max(1))).or_default().push(hash);
         false
     }
 
     fn forget_old_ids(&mut self) {
         let (Some((_, horizon)), Some(seen), Some(watermark)) = (self.spec.dedup, self.seen.as_mut(), self.progress.watermark) else { return };
-        let oldest = watermark.saturating_sub(horizon).div_euclid(horizon.max(1));
-        let kept = seen.buckets.split_off(&oldest);
+        let kept = seen.buckets.split_off(&watermark.div_euclid(horizon.max(1)));
         for hash in std::mem::replace(&mut seen.buckets, kept).into_values().flatten() {
-            if seen.times.get(&hash).is_some_and(|t| t.div_euclid(horizon.max(1)) < oldest) {
-                seen.times.remove(&hash);
+            if seen.ids.get(&hash).is_some_and(|id| id.until < watermark) {
+                seen.ids.remove(&hash);
             }
         }
     }
@@ -222,9 +233,11 @@ impl SourceState {
         let meta = serde_json::to_value(&self.progress).map_err(StateError::Meta)?;
         let mut pieces = Pieces { meta, batches: Vec::new() };
         if let Some(seen) = &self.seen {
-            let mut pairs: Vec<(u64, i64)> = seen.times.iter().map(|(h, t)| (*h, *t)).collect();
-            pairs.sort_unstable();
-            let (hashes, times): (Vec<u64>, Vec<i64>) = pairs.into_iter().unzip();
+            let mut ids: Vec<(u64, i64, i64)> = seen.ids.iter().map(|(hash, id)| (*hash, id.time, id.until)).collect();
+            ids.sort_unstable();
+            let (hashes, times): (Vec<u64>, Vec<i64>) = ids.iter().map(|id| (id.0, id.1)).unzip();
+            let until = Int64Array::from_iter_values(ids.iter().map(|id| id.2));
+            pieces.batches.push(("seen.until".to_owned(), crate::ops::single_column("until", Arc::new(until))?));
             pieces.batches.push(("seen.hash".to_owned(), crate::ops::single_column("hash", Arc::new(UInt64Array::from(hashes)))?));
             pieces.batches.push(("seen.time".to_owned(), crate::ops::single_column("time", Arc::new(Int64Array::from(times)))?));
         }
@@ -234,10 +247,12 @@ impl SourceState {
     pub fn restore(&mut self, mut pieces: Pieces) -> Result<(), StateError> {
         self.progress = pieces.meta()?;
         if let (Some((_, horizon)), Some(seen)) = (self.spec.dedup, self.seen.as_mut()) {
-            let (hashes, times) = (pieces.take("seen.hash")?, pieces.take("seen.time")?);
-            for (hash, time) in hashes.column(0).as_primitive::<UInt64Type>().values().iter().zip(times.column(0).as_primitive::<Int64Type>().values()) {
-                seen.times.insert(*hash, *time);
-                seen.buckets.entry(time.div_euclid(horizon.max(1))).or_default().push(*hash);
+            let (hashes, times, until) = (pieces.take("seen.hash")?, pieces.take("seen.time")?, pieces.take("seen.until")?);
+            let (times, until) = (times.column(0).as_primitive::<Int64Type>(), until.column(0).as_primitive::<Int64Type>());
+            for (row, hash) in hashes.column(0).as_primitive::<UInt64Type>().values().iter().enumerate() {
+                let id = SeenId { time: times.value(row), until: until.value(row) };
+                seen.ids.insert(*hash, id);
+                seen.buckets.entry(id.until.div_euclid(horizon.max(1))).or_default().push(*hash);
             }
         }
         Ok(())

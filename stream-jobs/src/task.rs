@@ -193,7 +193,7 @@ impl LevelTask {
             .iter()
             .map(|(i, s)| {
                 let steps_aside = s.is_idle(now_ms) && !s.ended();
-                (*i, if steps_aside { s.watermark().max(busy.filter(|_| s.watermark().is_some())) } else { s.watermark() })
+                (*i, if steps_aside { s.watermark().max(busy.filter(|_| s.watermark().is_some() || s.is_table())) } else { s.watermark() })
             })
             .collect()
     }

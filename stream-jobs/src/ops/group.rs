@@ -1,4 +1,6 @@
-//! A view without a window: one row per key for as long as the job runs, kept up to date by appended rows and by changes.
+//! A view without a window of its own: one row per key for as long as the job runs, kept up to date by appended rows and by changes.
+//!
+//! Grouped by the window of a view that closes, a row leaves once, when that window has closed.
 
 use super::{Context, Effects, Flow, OpError, Operator, fold_rows, key_columns, keys_of, nullable, values_of};
 use crate::{
@@ -10,7 +12,11 @@ use crate::{
 use arrow_array::{RecordBatch, cast::AsArray};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, SchemaRef};
-use std::{collections::BTreeSet, sync::Arc};
+use datafusion::physical_expr::expressions::Column;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Which rows of another level's epochs belong to this task.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +31,8 @@ pub struct GroupOperator {
     dictionary: KeyDictionary,
     groups: Groups,
     gate: Option<Gate>,
+    /// Keys whose window closes, by its end.
+    due: Option<BTreeMap<i64, BTreeSet<u32>>>,
     route: Option<Route>,
     raw_schema: SchemaRef,
 }
@@ -41,6 +49,7 @@ impl GroupOperator {
             dictionary: KeyDictionary::default(),
             groups: Groups::new(&plan.aggregates),
             gate,
+            due: (view.emit == Emit::OnWindowClose).then(BTreeMap::new),
             route,
             raw_schema: Arc::new(nullable(&plan.schema)),
             plan,
@@ -55,6 +64,13 @@ impl GroupOperator {
         let record_keys = delta.origin.as_ref().map(|o| &o.keys);
         let ids = keys_of(&self.plan.group, &self.codec, &mut self.dictionary, &delta.batch, record_keys)?;
         let values = values_of(&self.plan.aggregates, &delta.batch)?;
+        if let Some(due) = &mut self.due {
+            for (id, time) in ids.iter().zip(&delta.times) {
+                due.entry(time.saturating_add(1)).or_default().insert(*id);
+            }
+            fold_rows(&mut self.groups, None, &ids, &values, &delta.times, false)?;
+            return Ok(Delta::empty(Arc::clone(&self.raw_schema)));
+        }
         let mut touched: Vec<u32> = ids.iter().copied().collect::<BTreeSet<u32>>().into_iter().collect();
         self.dictionary.sort(&mut touched);
         let (index_before, before) = self.rows_of(&touched)?;
@@ -62,8 +78,9 @@ impl GroupOperator {
             fold_rows(&mut self.groups, None, &ids, &values, &delta.times, false)?;
         } else {
             let (adds, takes): (Vec<u32>, Vec<u32>) = (0..delta.len() as u32).partition(|r| delta.op(*r as usize).adds());
-            fold_rows(&mut self.groups, Some(&takes), &ids, &values, &delta.times, true)?;
+            // A row that came and went is there before it is taken back.
             fold_rows(&mut self.groups, Some(&adds), &ids, &values, &delta.times, false)?;
+            fold_rows(&mut self.groups, Some(&takes), &ids, &values, &delta.times, true)?;
         }
         let (index_after, after) = self.rows_of(&touched)?;
         let time = delta.times.iter().copied().max().unwrap_or(i64::MIN);
@@ -75,6 +92,38 @@ impl GroupOperator {
             }
         }
         Ok(builder.finish(&before, &after)?)
+    }
+
+    /// Rows of the windows that end at or before `watermark`, once and for all.
+    fn close(&mut self, watermark: i64) -> Result<Delta, OpError> {
+        let mut out = Vec::new();
+        while let Some((end, ids)) = self.due.as_mut().and_then(|due| due.first_entry().filter(|e| *e.key() <= watermark).map(|e| e.remove_entry())) {
+            let mut ids: Vec<u32> = ids.into_iter().collect();
+            self.dictionary.sort(&mut ids);
+            let (_, batch) = self.rows_of(&ids)?;
+            let rows = batch.num_rows();
+            out.push(Delta::rows(batch, vec![end - 1; rows]));
+            ids.iter().for_each(|id| self.groups.clear(*id));
+        }
+        self.compact()?;
+        Ok(Delta::concat(&self.raw_schema, out)?)
+    }
+
+    /// Forgets the keys of closed windows, when they are most of all.
+    fn compact(&mut self) -> Result<(), OpError> {
+        let Some(due) = &mut self.due else { return Ok(()) };
+        let live: BTreeSet<u32> = due.values().flatten().copied().collect();
+        if self.groups.len() < 1024 || live.len() * 2 > self.groups.len() {
+            return Ok(());
+        }
+        let mut dictionary = KeyDictionary::default();
+        let mut groups = Groups::new(&self.plan.aggregates);
+        groups.merge_ids(&self.groups, &live.iter().copied().collect::<Vec<_>>())?;
+        let moved: BTreeMap<u32, u32> = live.iter().map(|id| (*id, dictionary.intern(self.dictionary.key(*id)))).collect();
+        groups.renumber_by(|id| moved.get(&id).copied().unwrap_or_default());
+        due.values_mut().for_each(|ids| *ids = ids.iter().map(|id| moved[id]).collect());
+        (self.dictionary, self.groups) = (dictionary, groups);
+        Ok(())
     }
 
     /// For each key its row's index, when it has one, and the rows.
@@ -108,6 +157,15 @@ pub fn rows_of_route(delta: &Delta, group: &[GroupColumn], route: Route) -> Resu
     Ok(delta.take(&mine)?)
 }
 
+/// The rows whose columns `columns` belong to the task.
+pub fn rows_of_columns_at(delta: &Delta, columns: &[usize], route: Route) -> Result<Delta, OpError> {
+    let schema = delta.batch.schema();
+    let column = |index: &usize| GroupColumn::Expr(Arc::new(Column::new(schema.field(*index).name(), *index)));
+    let mut mine = rows_of_route(delta, &columns.iter().map(column).collect::<Vec<_>>(), route)?;
+    mine.gone = delta.gone.clone();
+    Ok(mine)
+}
+
 impl Operator for GroupOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
         let delta = self.mine(inputs[0].delta.clone().through(&self.plan.pre)?)?;
@@ -123,6 +181,9 @@ impl Operator for GroupOperator {
                 }
             }
         }
+        if let Some(watermark) = context.watermark.filter(|_| self.due.is_some()) {
+            out.push(self.close(watermark)?);
+        }
         Ok(Delta::concat(&self.raw_schema, out)?.through(&self.plan.post)?)
     }
 
@@ -130,8 +191,9 @@ impl Operator for GroupOperator {
         let keys = self.dictionary.freeze();
         let groups = self.groups.freeze();
         let gate = self.gate.as_ref().map(Gate::pieces);
+        let due = serde_json::json!(self.due);
         Box::new(move || {
-            let mut pieces = Pieces { meta: serde_json::Value::Null, batches: groups.to_batches("groups")? };
+            let mut pieces = Pieces { meta: due, batches: groups.to_batches("groups")? };
             pieces.batches.push(("keys".to_owned(), super::single_column("key", Arc::new(keys.to_array()))?));
             if let Some(gate) = gate {
                 gate.add_to(&mut pieces)?;
@@ -143,6 +205,7 @@ impl Operator for GroupOperator {
     fn restore(&mut self, mut pieces: Pieces) -> Result<(), StateError> {
         self.dictionary = KeyDictionary::restore(pieces.take("keys")?.column(0).as_binary());
         self.groups = Groups::restore(&self.plan.aggregates, "groups", &mut pieces)?;
+        self.due = pieces.meta()?;
         match &mut self.gate {
             Some(gate) => gate.restore(&mut pieces),
             None => Ok(()),

@@ -214,7 +214,8 @@ impl Operator for JoinOperator {
             None => Vec::new(),
         };
         for (tick, rows) in ticks {
-            (context.set_now)(tick);
+            // At the end of the input the clock stays where it was.
+            (context.set_now)(tick.min(context.now_us));
             let mut touched = BTreeSet::new();
             for (side, delta) in rows {
                 self.absorb(side, &delta, &mut touched)?;

@@ -3,16 +3,22 @@
 //! An operator is a pure function of its state, its inputs and the context. It knows no clock, no log and no other operator.
 
 pub mod alert;
+pub mod as_of;
 pub mod group;
+pub mod interval_join;
 pub mod join;
 pub mod keyed;
 pub mod map;
+pub mod pair_join;
+pub mod rank;
+pub mod session;
 pub mod table;
+pub mod union;
 pub mod window;
 
 use crate::{
     delta::Delta,
-    plan::{AggregateCall, GroupColumn},
+    plan::{AggregateCall, GroupColumn, LatePolicy, ViewSpec},
     state::{Frozen, Groups, KeyCodec, KeyDictionary, Pieces, StateError, accumulator::Rows},
     steps::{self, evaluate},
 };
@@ -62,8 +68,18 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Counts late rows, and puts them where the view wants them; `ends`: of the last window of each.
+    pub fn late_rows(&mut self, view: &ViewSpec, delta: &Delta, ends: &[i64], closed_through: i64) -> Result<(), OpError> {
+        self.counters.late += delta.len() as u64;
+        metrics::counter!("headend_late_rows_total", "view" => view.name.clone(), "reason" => "window_closed").increment(delta.len() as u64);
+        match view.late {
+            LatePolicy::Side => self.late(&view.name, delta, ends, closed_through),
+            LatePolicy::Drop => Ok(()),
+        }
+    }
+
     /// Writes late rows with their coordinates and the reason.
-    pub fn late(&mut self, view: &str, delta: &Delta, window_ends: &[i64], closed_through: i64) -> Result<(), OpError> {
+    fn late(&mut self, view: &str, delta: &Delta, window_ends: &[i64], closed_through: i64) -> Result<(), OpError> {
         let n = delta.len();
         let origin = delta.origin.as_ref();
         let watermarks: Vec<i64> = (0..n).map(|i| origin.map_or(i64::MIN, |o| o.watermarks[i]).max(closed_through)).collect();
@@ -71,8 +87,8 @@ impl Effects {
             format!("its last window ended at `{}`, the watermark stood at `{}`", schemas::clock::rfc3339(*end), schemas::clock::rfc3339(*watermark))
         });
         let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter((0..n).map(|_| origin.map(|o| o.topic.as_ref())))),
-            Arc::new(UInt32Array::from_iter((0..n).map(|_| origin.map(|o| o.partition)))),
+            Arc::new(StringArray::from_iter((0..n).map(|i| origin.and_then(|o| Some(o.place(i)?.topic.as_ref()))))),
+            Arc::new(UInt32Array::from_iter((0..n).map(|i| origin.and_then(|o| Some(o.place(i)?.partition))))),
             Arc::new(UInt64Array::from_iter((0..n).map(|i| origin.map(|o| o.offsets[i])))),
             Arc::new(StringArray::from_iter_values(reasons)),
             Arc::new(Int64Array::from(delta.times.clone())),
@@ -96,6 +112,10 @@ impl Effects {
 
 pub trait Operator: Send {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError>;
+    /// A time before which rows may still leave the operator, whatever its watermark says.
+    fn holds_back(&self) -> Option<i64> {
+        None
+    }
     /// A frozen copy of the state, to be turned into pieces elsewhere.
     fn freeze(&mut self) -> Frozen;
     /// Takes the state back; called once, on a fresh operator.

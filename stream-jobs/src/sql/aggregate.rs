@@ -1,19 +1,26 @@
 //! `GROUP BY`: group columns, aggregate functions, and their split in two where the rows of a group lie in several tasks.
 
 use super::{
-    catalog::{RelationInfo, WindowCall},
-    error::SqlError,
+    catalog::RelationInfo,
+    error::{SqlError, plain_error},
     query::{Base, Planned},
     rows::{Place, Rows},
+    scope::Scope,
     statement::timestamp,
 };
 use crate::ops::window::partial_schema;
-use crate::plan::{Aggregate, AggregateCall, AggregateFunction, Expr as Compiled, GroupColumn, Phase, Relation, Step, WindowSpec};
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use crate::{
+    plan::{Aggregate, AggregateCall, AggregateFunction, Expr as Compiled, GroupColumn, Phase, Relation, Step, WindowSpec},
+    state::bag::Order,
+    windows::Windows,
+};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, SortOptions};
 use datafusion::{
     common::Result,
-    logical_expr::{self as logical, Expr, expr::AggregateFunctionParams},
+    functions_aggregate::first_last::first_value_udaf,
+    logical_expr::{self as logical, Expr, expr::NullTreatment},
     physical_expr::{
+        PhysicalSortExpr,
         aggregate::AggregateExprBuilder,
         expressions::{CastExpr, Column as PhysicalColumnExpr},
     },
@@ -21,32 +28,28 @@ use datafusion::{
 use std::sync::Arc;
 
 /// An aggregate over one relation, before it is known in which task it runs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Grouped {
     pub info: Arc<RelationInfo>,
-    pub window: Option<WindowCall>,
+    pub window: Option<Windows>,
     pub pre: Rows,
     pub group: Vec<GroupColumn>,
     /// The relation's column that each group column is, unchanged.
     pub group_origins: Vec<Option<usize>>,
     pub calls: Vec<AggregateCall>,
-    /// Names of the functions, for messages.
-    pub call_names: Vec<String>,
-    /// Group columns, then results.
+    /// Group columns, then results, then the revision where closed windows are put right.
     pub schema: SchemaRef,
+    pub revisions: bool,
 }
 
-pub(super) fn build(input: Planned, aggregate: &logical::Aggregate) -> Result<Planned> {
-    let (info, window) = match input.base {
-        Base::Relation { info, window } => (info, window),
-        Base::Aggregate(_) => return Err(own_view("an aggregate over a query that aggregates").into()),
-        Base::Join(_) => return Err(own_view("an aggregate over a join").into()),
-    };
-    let mut pre = input.rows;
-    if pre.has_keyed_step() {
-        return Err(own_view("an aggregate over `prev`, `robust_z` or `percent_rank`").into());
-    }
-    let (group, group_fields, group_origins) = group_columns(&mut pre, aggregate)?;
+pub(super) fn build(input: Planned, aggregate: &logical::Aggregate, scope: &mut Scope<'_>) -> Result<Planned> {
+    let over_rows = matches!(input.base, Base::Relation { .. }) && !input.rows.has_keyed_step();
+    let Planned { base, rows: mut pre } = if over_rows { input } else { scope.as_view(input)? };
+    let Base::Relation { info, window } = base else { return Err(SqlError::unplaced("an aggregate over this query is not part of this version").into()) };
+    let (mut group, mut group_fields, mut group_origins) = group_columns(&mut pre, aggregate)?;
+    let implied = group.split_off(implied_from(&info, &group_origins));
+    group_origins.truncate(group.len());
+    let implied_fields = group_fields.split_off(group.len());
     if window.is_some() && !group.iter().any(is_bound) {
         let error = SqlError::unplaced("a window function needs `window_start` or `window_end` among the columns of `GROUP BY`");
         return Err(error.hint("write `GROUP BY …, window_start, window_end`").into());
@@ -56,22 +59,55 @@ pub(super) fn build(input: Planned, aggregate: &logical::Aggregate) -> Result<Pl
         return Err(error.hint("group by a column, or by `window_start` and `window_end` of `TUMBLE`").into());
     }
     let mut fields = group_fields;
-    let (mut calls, mut call_names) = (Vec::new(), Vec::new());
-    for (expr, field) in aggregate.aggr_expr.iter().zip(aggregate.schema.fields().iter().skip(group.len())) {
-        let call = call_of(&mut pre, expr, field)?;
-        call_names.push(function_of(expr).map(|f| f.func.name().to_string()).unwrap_or_default());
+    let mut calls = Vec::new();
+    for (column, field) in implied.into_iter().zip(implied_fields) {
+        if let GroupColumn::Expr(expr) = column {
+            calls.push(only_value(&pre, expr, &field, info.changes)?);
+            fields.push(field);
+        }
+    }
+    for (expr, field) in aggregate.aggr_expr.iter().zip(aggregate.schema.fields().iter().skip(fields.len())) {
+        let call = call_of(&mut pre, expr, field, info.changes)?;
         fields.push(Arc::new(Field::new(field.name(), call.data_type.clone(), true)));
         calls.push(call);
     }
+    let revisions = scope.settings.puts_right() && window.is_some_and(|windows| !matches!(windows, Windows::Sessions { .. }));
+    let mut rows = Rows::new(aggregate.schema.clone());
+    if revisions {
+        fields.push(Arc::new(Field::new(REVISION, DataType::Int64, true)));
+        rows.carry(REVISION, DataType::Int64);
+    }
     let schema = Arc::new(Schema::new(fields));
-    let rows = Rows::new(aggregate.schema.clone()).with_types(&schema);
-    let grouped = Grouped { info, window, pre, group, group_origins, calls, call_names, schema };
+    let rows = rows.with_types(&schema);
+    let grouped = Grouped { info, window, pre, group, group_origins, calls, schema, revisions };
     Ok(Planned { base: Base::Aggregate(Box::new(grouped)), rows })
 }
 
-fn own_view(what: &str) -> SqlError {
-    SqlError::unplaced(format!("{what} is not part of this version")).hint("make the inner query a view of its own")
+/// From which group column on the others follow from the key of the view below: DataFusion adds them to `GROUP BY` by itself.
+fn implied_from(info: &RelationInfo, origins: &[Option<usize>]) -> usize {
+    // Rows that are appended have a key, and many rows of it, unless a window's bounds are part of it.
+    let is_unique = info.changes || !info.window_columns.is_empty();
+    if !info.part || info.key.is_empty() || !is_unique {
+        return origins.len();
+    }
+    let known = (0..=origins.len()).find(|n| info.key.iter().all(|column| origins[..*n].contains(&Some(*column))));
+    known.filter(|n| origins[*n..].iter().all(Option::is_some)).unwrap_or(origins.len())
 }
+
+/// The value of a column that is the same in all rows of a group.
+fn only_value(pre: &Rows, expr: Compiled, field: &FieldRef, changes: bool) -> Result<AggregateCall> {
+    let data_type = expr.data_type(&pre.schema())?;
+    let function = if changes {
+        let built = AggregateExprBuilder::new(first_value_udaf(), vec![expr.clone()]).schema(pre.schema()).alias(field.name()).build()?;
+        AggregateFunction::DataFusion(Arc::new(built))
+    } else {
+        AggregateFunction::FirstValue
+    };
+    Ok(AggregateCall { function, args: vec![expr], arg_types: vec![data_type.clone()], order: Vec::new(), filter: None, data_type })
+}
+
+/// The column that counts how often the row of a closed window was put right.
+const REVISION: &str = "revision";
 
 pub(super) fn is_bound(column: &GroupColumn) -> bool {
     matches!(column, GroupColumn::WindowStart | GroupColumn::WindowEnd)
@@ -119,25 +155,20 @@ fn function_of(expr: &Expr) -> Option<&logical::expr::AggregateFunction> {
     }
 }
 
-fn call_of(pre: &mut Rows, expr: &Expr, field: &FieldRef) -> Result<AggregateCall> {
+/// `changes`: rows can be taken back.
+fn call_of(pre: &mut Rows, expr: &Expr, field: &FieldRef, changes: bool) -> Result<AggregateCall> {
     let Some(function) = function_of(expr) else {
         return Err(SqlError::unplaced(format!("`{expr}` is no aggregate")).into());
     };
     let (name, params) = (function.func.name(), &function.params);
-    check_params(name, params)?;
     let counts_rows = name == "count" && !params.distinct && params.args.iter().all(|a| matches!(a, Expr::Literal(value, _) if !value.is_null()));
     let mut args = if counts_rows { Vec::new() } else { params.args.iter().map(|arg| pre.compile(arg)).collect::<Result<Vec<_>>>()? };
     let filter = params.filter.as_ref().map(|filter| pre.compile(filter)).transpose()?;
-    let function = match own_function(name, params.distinct, args.first(), &pre.schema())? {
-        Some(own) => own,
-        None => {
-            let built = AggregateExprBuilder::new(function.func.clone(), args.clone())
-                .schema(pre.schema())
-                .alias(field.name())
-                .with_distinct(params.distinct)
-                .build()?;
-            AggregateFunction::DataFusion(Arc::new(built))
-        }
+    let plain = params.order_by.is_empty() && params.null_treatment.is_none();
+    let own = if plain { own_function(name, params.distinct, args.first(), &pre.schema(), changes)? } else { None };
+    let (function, order) = match own {
+        Some(own) => (own, Vec::new()),
+        None => foreign_function(pre, function, &mut args, field)?,
     };
     let mut data_type = field.data_type().clone();
     if matches!(function, AggregateFunction::Avg) && data_type != DataType::Float64 {
@@ -145,25 +176,54 @@ fn call_of(pre: &mut Rows, expr: &Expr, field: &FieldRef) -> Result<AggregateCal
         args = vec![Arc::new(CastExpr::new(args[0].clone(), DataType::Float64, None))];
         data_type = DataType::Float64;
     }
-    Ok(AggregateCall { function, args, filter, data_type })
+    let arg_types = args.iter().map(|arg| arg.data_type(&pre.schema())).collect::<Result<Vec<_>>>()?;
+    Ok(AggregateCall { function, args, arg_types, order, filter, data_type })
 }
 
-fn check_params(name: &str, params: &AggregateFunctionParams) -> Result<()> {
-    if !params.order_by.is_empty() {
-        return Err(SqlError::unplaced(format!("`ORDER BY` inside of `{name}` is not part of this version"))
-            .hint("`first_value` and `last_value` go by event time by themselves")
-            .into());
+/// Nulls are values nowhere unless `RESPECT NULLS` says so: `first_value` is the first value.
+fn ignores_nulls(function: &logical::expr::AggregateFunction) -> bool {
+    match function.params.null_treatment {
+        Some(treatment) => treatment == NullTreatment::IgnoreNulls,
+        None => matches!(function.func.name(), "first_value" | "last_value" | "nth_value"),
     }
-    if params.null_treatment.is_some() {
-        let message = format!("`IGNORE NULLS` of `{name}` is not part of this version");
-        return Err(SqlError::unplaced(message).hint(format!("write `{name}(x) FILTER (WHERE x IS NOT NULL)`")).into());
+}
+
+/// A function that DataFusion serves. The columns of `ORDER BY` inside of the call join its arguments.
+fn foreign_function(
+    pre: &mut Rows,
+    function: &logical::expr::AggregateFunction,
+    args: &mut Vec<Compiled>,
+    field: &FieldRef,
+) -> Result<(AggregateFunction, Order)> {
+    let params = &function.params;
+    let mut sort = Vec::new();
+    for by in &params.order_by {
+        let options = SortOptions { descending: !by.asc, nulls_first: by.nulls_first };
+        sort.push(PhysicalSortExpr::new(pre.compile(&by.expr)?, options));
     }
-    Ok(())
+    let built = AggregateExprBuilder::new(function.func.clone(), args.clone())
+        .schema(pre.schema())
+        .alias(field.name())
+        .order_by(sort.clone())
+        .with_ignore_nulls(ignores_nulls(function))
+        .with_distinct(params.distinct)
+        .build()?;
+    // What no accumulator can be made for would fail at work.
+    built.create_accumulator().map_err(|error| {
+        let why = plain_error(&error.strip_backtrace());
+        SqlError::unplaced(format!("`{}` cannot be computed so: {}", function.func.name(), why.message))
+    })?;
+    let mut order = Order::new();
+    for by in sort {
+        order.push((args.len(), by.options));
+        args.push(by.expr);
+    }
+    Ok((AggregateFunction::DataFusion(Arc::new(built)), order))
 }
 
 /// The functions that are columns of our own, where the type of their argument allows it.
-fn own_function(name: &str, distinct: bool, arg: Option<&Compiled>, schema: &Schema) -> Result<Option<AggregateFunction>> {
-    if distinct {
+fn own_function(name: &str, distinct: bool, arg: Option<&Compiled>, schema: &Schema, changes: bool) -> Result<Option<AggregateFunction>> {
+    if distinct && !matches!(name, "min" | "max") || changes && !matches!(name, "count" | "sum" | "avg") {
         return Ok(None);
     }
     let arg = arg.map(|arg| arg.data_type(schema)).transpose()?;
@@ -182,24 +242,17 @@ fn own_function(name: &str, distinct: bool, arg: Option<&Compiled>, schema: &Sch
 }
 
 impl Grouped {
-    /// The name of the first function that is not one of `count`, `sum` and `avg`: rows can be added to the others only.
-    pub fn first_unretractable(&self) -> Option<&str> {
-        let retractable = |f: &AggregateFunction| matches!(f, AggregateFunction::Count | AggregateFunction::Sum | AggregateFunction::Avg);
-        self.calls.iter().zip(&self.call_names).find(|(call, _)| !retractable(&call.function)).map(|(_, name)| name.as_str())
+    /// True where a group column is a bound of the closed windows below.
+    pub fn closes_with(&self, column: usize) -> bool {
+        self.group_origins[column].is_some_and(|origin| self.info.window_columns.contains(&origin))
     }
 
-    /// The name of the first function that DataFusion serves.
-    pub fn first_foreign(&self) -> Option<&str> {
-        let foreign = |f: &AggregateFunction| matches!(f, AggregateFunction::DataFusion(_));
-        self.calls.iter().zip(&self.call_names).find(|(call, _)| foreign(&call.function)).map(|(_, name)| name.as_str())
-    }
-
-    fn spec(&self, window: WindowCall, time_column: usize, time_is_window_end: bool) -> WindowSpec {
-        WindowSpec { time_column, time_is_window_end, size_us: window.size_us, slide_us: window.slide_us, offset_us: window.offset_us }
+    fn spec(&self, window: Windows, time_column: usize, time_is_window_end: bool) -> WindowSpec {
+        WindowSpec { time_column, time_is_window_end, windows: window }
     }
 
     /// The window over the rows after `pre`.
-    fn input_spec(&self, window: WindowCall) -> Result<WindowSpec> {
+    fn input_spec(&self, window: Windows) -> Result<WindowSpec> {
         let time = self.info.time_column.and_then(|origin| self.pre.column_of(origin));
         let time = time.ok_or_else(|| SqlError::unplaced(format!("the subquery loses the time of `{}`", self.info.name)))?;
         Ok(self.spec(window, time, self.info.time_is_window_end))
@@ -217,17 +270,15 @@ impl Grouped {
             schema: self.schema.clone(),
             post: Vec::new(),
             by_record_key,
+            pane_of: None,
+            revisions: self.revisions,
         })
     }
 
     /// The part that runs beside the rows: states of panes, in the layout that the operators define.
-    pub fn partial(&self, window: WindowCall) -> Result<Aggregate> {
-        if let Some(name) = self.first_foreign() {
-            let error = SqlError::unplaced(format!("`{name}` cannot be split over tasks in this version"));
-            return Err(error.hint("use `count`, `sum`, `min`, `max`, `avg`, `first_value` or `last_value`").into());
-        }
-        let pane_us = window.pane_us();
-        let pane = WindowCall { size_us: pane_us, slide_us: pane_us, offset_us: window.offset_us % pane_us };
+    pub fn partial(&self, window: Windows) -> Result<Aggregate> {
+        // Sessions of the tasks stay sessions, and become one where they touch.
+        let pane = if matches!(window, Windows::Sessions { .. }) { window } else { window.panes() };
         let mut partial = Aggregate {
             input: self.info.relation,
             pre: self.pre.steps.clone(),
@@ -238,13 +289,16 @@ impl Grouped {
             schema: self.schema.clone(),
             post: Vec::new(),
             by_record_key: false,
+            pane_of: None,
+            revisions: false,
         };
+        partial.pane_of = Some(window);
         partial.schema = partial_schema(&partial);
         Ok(partial)
     }
 
     /// The part that adds the states of `partial` up. Its arguments are the columns of the states.
-    pub fn merging(&self, window: WindowCall, partial: &Aggregate, input: Relation) -> Aggregate {
+    pub fn merging(&self, window: Windows, partial: &Aggregate, input: Relation) -> Aggregate {
         let column = |index: usize| Arc::new(PhysicalColumnExpr::new(partial.schema.field(index).name(), index)) as Compiled;
         let group = self.group.iter().enumerate().map(|(index, own)| match own {
             GroupColumn::Expr(_) => GroupColumn::Expr(column(index)),
@@ -253,7 +307,7 @@ impl Grouped {
         let aggregates = self.calls.iter().enumerate().map(|(i, call)| {
             let prefix = format!("__s{i}_");
             let states = (0..partial.schema.fields().len()).filter(|c| partial.schema.field(*c).name().starts_with(&prefix));
-            AggregateCall { function: call.function.clone(), args: states.map(column).collect(), filter: None, data_type: call.data_type.clone() }
+            AggregateCall { args: states.map(column).collect(), filter: None, ..call.clone() }
         });
         Aggregate {
             input,
@@ -265,6 +319,8 @@ impl Grouped {
             schema: self.schema.clone(),
             post: Vec::new(),
             by_record_key: false,
+            pane_of: None,
+            revisions: false,
         }
     }
 }
@@ -297,9 +353,8 @@ impl Grouped {
             }
         }
         let mut key = Vec::new();
-        for origin in &self.info.key {
-            let lost = || SqlError::unplaced(format!("the subquery loses the key of `{}`", self.info.name));
-            let column = self.pre.column_of(*origin).ok_or_else(lost)?;
+        let kept: Option<Vec<usize>> = self.info.key.iter().map(|origin| self.pre.column_of(*origin)).collect();
+        for (column, origin) in kept.unwrap_or_default().into_iter().zip(&self.info.key) {
             key.push(columns.exprs.len());
             columns.push(self.pre.column_expr(column), self.info.column_name(*origin).to_string())?;
         }

@@ -3,20 +3,22 @@
 use super::{
     error::{SqlError, list, nearest},
     functions::{self, FunctionContext},
-    interval::parse_duration_us,
+    interval::{display_us, parse_duration_us},
+    json::{self, JsonOperators},
+    rows::Rows,
     statement::timestamp,
     tokens::Tokens,
 };
-use crate::plan::Relation;
+use crate::{plan::Relation, windows::Windows};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::{
-    common::{DataFusionError, Result, TableReference, config::ConfigOptions},
+    common::{DFSchema, DataFusionError, Result, TableReference, config::ConfigOptions, tree_node::TreeNode},
     execution::SessionStateDefaults,
     logical_expr::{
         AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, Volatility, WindowUDF,
         planner::{ContextProvider, ExprPlanner, PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning, TypePlanner},
     },
-    optimizer::Analyzer,
+    optimizer::{Analyzer, analyzer::type_coercion::TypeCoercionRewriter},
     sql::{
         planner::{ParserOptions, PlannerContext, SqlToRel},
         sqlparser::{
@@ -61,6 +63,8 @@ pub(super) struct RelationInfo {
     /// `CREATE SOURCE`: rows that are no table yet.
     pub stream: bool,
     pub broadcast: bool,
+    /// A part of the statement that is being planned: what the statement says of emission is meant for it.
+    pub part: bool,
 }
 
 impl RelationInfo {
@@ -69,28 +73,22 @@ impl RelationInfo {
         self.key.iter().copied().filter(|c| !self.window_columns.contains(c)).collect()
     }
 
+    /// The relation as its rows are after filters and projections: a column that was lost is none.
+    pub fn after(&self, rows: &Rows) -> Self {
+        let kept = |columns: &[usize]| columns.iter().map(|column| rows.column_of(*column)).collect::<Option<Vec<usize>>>();
+        Self {
+            schema: rows.schema(),
+            key: kept(&self.key).unwrap_or_default(),
+            window_columns: self.window_columns.iter().filter_map(|column| rows.column_of(*column)).collect(),
+            time_column: self.time_column.and_then(|time| rows.column_of(time)),
+            partition: self.partition.as_ref().and_then(|columns| kept(columns)),
+            ..self.clone()
+        }
+    }
+
     pub fn column_name(&self, index: usize) -> &str {
         self.schema.field(index).name()
     }
-}
-
-/// `TUMBLE` and `HOP`, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WindowCall {
-    pub size_us: i64,
-    pub slide_us: i64,
-    pub offset_us: i64,
-}
-
-impl WindowCall {
-    /// The greatest pane of which every window is a whole number; panes are aligned to the offset, as windows are.
-    pub fn pane_us(&self) -> i64 {
-        gcd(self.size_us, self.slide_us)
-    }
-}
-
-pub(super) fn gcd(a: i64, b: i64) -> i64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// A scan of a relation, through a window function or not. A windowed scan shows the window's bounds in place of columns
@@ -98,12 +96,12 @@ pub(super) fn gcd(a: i64, b: i64) -> i64 {
 #[derive(Debug)]
 pub(super) struct Scan {
     pub info: Arc<RelationInfo>,
-    pub window: Option<WindowCall>,
+    pub window: Option<Windows>,
     schema: SchemaRef,
 }
 
 impl Scan {
-    fn new(info: Arc<RelationInfo>, window: Option<WindowCall>) -> Self {
+    fn new(info: Arc<RelationInfo>, window: Option<Windows>) -> Self {
         let schema = match window {
             None => info.schema.clone(),
             Some(_) => {
@@ -122,10 +120,12 @@ impl TableSource for Scan {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Catalog {
     relations: BTreeMap<String, Arc<RelationInfo>>,
     scalars: HashMap<String, Arc<ScalarUDF>>,
     aggregates: HashMap<String, Arc<AggregateUDF>>,
+    row_number: Option<Arc<WindowUDF>>,
     expr_planners: Vec<Arc<dyn ExprPlanner>>,
     relation_planners: Vec<Arc<dyn RelationPlanner>>,
     options: ConfigOptions,
@@ -145,7 +145,8 @@ impl Catalog {
             relations: BTreeMap::new(),
             scalars: scalar_functions(functions),
             aggregates: aggregate_functions(),
-            expr_planners: SessionStateDefaults::default_expr_planners(),
+            row_number: SessionStateDefaults::default_window_functions().into_iter().find(|function| function.name() == "row_number"),
+            expr_planners: std::iter::once(Arc::new(JsonOperators) as Arc<dyn ExprPlanner>).chain(SessionStateDefaults::default_expr_planners()).collect(),
             relation_planners: vec![Arc::new(WindowPlanner)],
             options,
             functions: functions.clone(),
@@ -158,6 +159,20 @@ impl Catalog {
 
     pub fn add(&mut self, info: RelationInfo) {
         self.relations.insert(info.name.clone(), Arc::new(info));
+    }
+
+    pub fn has_function(&self, name: &str) -> bool {
+        self.scalars.contains_key(name) || self.aggregates.contains_key(name)
+    }
+
+    pub fn add_function(&mut self, function: ScalarUDF) {
+        self.scalars.insert(function.name().to_string(), Arc::new(function));
+    }
+
+    /// An expression over the columns of `schema`, with its types made to fit.
+    pub fn plan_expression(&self, expr: SqlExpr, schema: &DFSchema) -> Result<Expr> {
+        let expr = self.planner().sql_to_expr(expr, schema, &mut PlannerContext::new())?;
+        expr.rewrite(&mut TypeCoercionRewriter::new(schema)).map(|coerced| coerced.data)
     }
 
     pub fn unknown_relation(&self, name: &str) -> SqlError {
@@ -214,7 +229,7 @@ fn scalar_functions(context: &FunctionContext) -> HashMap<String, Arc<ScalarUDF>
             }
         }
     }
-    for function in functions::all(context) {
+    for function in functions::all(context).into_iter().chain(json::all()) {
         functions.insert(function.name().to_string(), Arc::new(function));
     }
     if let Some(now) = functions.get("now").cloned() {
@@ -240,8 +255,7 @@ impl ContextProvider for Catalog {
     }
 
     fn get_table_function_source(&self, name: &str, _args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
-        let message = format!("there is no window function `{name}`; window functions are `TUMBLE` and `HOP`");
-        Err(SqlError::unplaced(message).hint_opt(nearest(name, ["tumble", "hop"])).into())
+        Err(unknown_window_function(name).into())
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
@@ -268,8 +282,9 @@ impl ContextProvider for Catalog {
         self.aggregates.get(name).cloned()
     }
 
-    fn get_window_meta(&self, _name: &str) -> Option<Arc<WindowUDF>> {
-        None
+    /// `ROW_NUMBER` alone has a meaning here; an aggregate with `OVER` is refused where its plan is met.
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.row_number.iter().find(|function| function.name() == name).cloned()
     }
 
     fn get_variable_type(&self, _variable_names: &[String]) -> Option<DataType> {
@@ -309,7 +324,60 @@ impl TypePlanner for Types {
     }
 }
 
-/// `TUMBLE(relation, time, size [, offset])` and `HOP(relation, time, slide, size [, offset])` in `FROM`.
+/// A window function in `FROM`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WindowFunction {
+    Tumble,
+    Hop,
+    Cumulate,
+    Session,
+}
+
+const WINDOW_FUNCTIONS: [(&str, WindowFunction); 4] =
+    [("tumble", WindowFunction::Tumble), ("hop", WindowFunction::Hop), ("cumulate", WindowFunction::Cumulate), ("session", WindowFunction::Session)];
+
+impl WindowFunction {
+    fn of(name: &str, place: Location) -> Result<Self> {
+        if let Some((_, function)) = WINDOW_FUNCTIONS.iter().find(|(known, _)| *known == name) {
+            return Ok(*function);
+        }
+        Err(unknown_window_function(name).placed(place).into())
+    }
+
+    fn form(self) -> &'static str {
+        match self {
+            Self::Tumble => "`TUMBLE(relation, time, size [, offset])`",
+            Self::Hop => "`HOP(relation, time, slide, size [, offset])`",
+            Self::Cumulate => "`CUMULATE(relation, time, step, size [, offset])`",
+            Self::Session => "`SESSION(relation, time, gap)`",
+        }
+    }
+
+    fn example(self) -> &'static str {
+        match self {
+            Self::Tumble => "TUMBLE(usage, event_time, INTERVAL '1 minute')",
+            Self::Hop => "HOP(usage, event_time, INTERVAL '1 minute', INTERVAL '1 hour')",
+            Self::Cumulate => "CUMULATE(usage, event_time, INTERVAL '1 minute', INTERVAL '1 hour')",
+            Self::Session => "SESSION(usage, event_time, INTERVAL '5 minutes')",
+        }
+    }
+
+    /// The least and the greatest number of arguments.
+    fn arguments(self) -> std::ops::RangeInclusive<usize> {
+        match self {
+            Self::Tumble => 3..=4,
+            Self::Hop | Self::Cumulate => 4..=5,
+            Self::Session => 3..=3,
+        }
+    }
+}
+
+fn unknown_window_function(name: &str) -> SqlError {
+    let message = format!("there is no window function `{name}`; window functions are `TUMBLE`, `HOP`, `CUMULATE` and `SESSION`");
+    SqlError::unplaced(message).hint_opt(nearest(name, WINDOW_FUNCTIONS.map(|(known, _)| known)))
+}
+
+/// The window functions in `FROM`.
 #[derive(Debug)]
 struct WindowPlanner;
 
@@ -323,26 +391,17 @@ impl RelationPlanner for WindowPlanner {
             return Err(DataFusionError::Internal("a table function without arguments".into()));
         };
         let place = name.span().start;
-        let hop = match function.as_str() {
-            "tumble" => false,
-            "hop" => true,
-            "cumulate" | "session" => return Err(SqlError::at(place, format!("`{}` is not part of this version", name)).hint("use `TUMBLE` or `HOP`").into()),
-            other => {
-                let message = format!("there is no window function `{other}`; window functions are `TUMBLE` and `HOP`");
-                return Err(SqlError::at(place, message).hint_opt(nearest(other, ["tumble", "hop"])).into());
-            }
-        };
-        let args = arguments(&args.args, place, hop)?;
+        let function = WindowFunction::of(&function, place)?;
+        let args = arguments(&args.args, place, function)?;
         let info = relation_of(&args[0], context)?;
         check_time(&args[1], &info, context)?;
-        let window = window_of(&args[2..], hop)?;
+        let window = window_of(&args[2..], function)?;
         let plan = LogicalPlanBuilder::scan(info.name.as_str(), Arc::new(Scan::new(info.clone(), Some(window))), None)?.build()?;
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
     }
 }
 
-fn arguments(args: &[FunctionArg], place: Location, hop: bool) -> Result<Vec<SqlExpr>> {
-    let (form, least) = if hop { ("`HOP(relation, time, slide, size [, offset])`", 4) } else { ("`TUMBLE(relation, time, size [, offset])`", 3) };
+fn arguments(args: &[FunctionArg], place: Location, function: WindowFunction) -> Result<Vec<SqlExpr>> {
     let exprs: Option<Vec<SqlExpr>> = args
         .iter()
         .map(|arg| match arg {
@@ -351,8 +410,11 @@ fn arguments(args: &[FunctionArg], place: Location, hop: bool) -> Result<Vec<Sql
         })
         .collect();
     match exprs {
-        Some(exprs) if exprs.len() == least || exprs.len() == least + 1 => Ok(exprs),
-        _ => Err(SqlError::at(place, format!("expected {form}")).into()),
+        Some(exprs) if function.arguments().contains(&exprs.len()) => Ok(exprs),
+        _ => {
+            let error = SqlError::at(place, format!("expected {}, found {} arguments", function.form(), args.len()));
+            Err(error.hint(format!("for example `{}`", function.example())).into())
+        }
     }
 }
 
@@ -394,31 +456,54 @@ fn check_time(arg: &SqlExpr, info: &RelationInfo, context: &mut dyn RelationPlan
     Ok(())
 }
 
-fn window_of(args: &[SqlExpr], hop: bool) -> Result<WindowCall> {
+fn window_of(args: &[SqlExpr], function: WindowFunction) -> Result<Windows> {
     let lengths = args.iter().map(interval_us).collect::<Result<Vec<i64>>>()?;
-    let (slide_us, size_us, offset_us) = match (hop, lengths.as_slice()) {
-        (true, [slide, size, rest @ ..]) => (*slide, *size, rest.first().copied().unwrap_or(0)),
-        (_, [size, rest @ ..]) => (*size, *size, rest.first().copied().unwrap_or(0)),
-        _ => (0, 0, 0),
-    };
     let place = args.first().map_or_else(Location::empty, |arg| arg.span().start);
     let refused = |message: String| Err(SqlError::at(place, message).into());
-    if size_us == 0 || slide_us == 0 {
+    if function == WindowFunction::Session {
+        let gap_us = lengths.first().copied().unwrap_or(0);
+        return match gap_us {
+            0 => {
+                let error = SqlError::at(place, format!("the gap of a session is `{}`, expected more than nothing", args[0]));
+                Err(error.hint("for example `INTERVAL '5 minutes'`").into())
+            }
+            _ if gap_us > WINDOW_SIZE_US_MAX => refused("the gap of `SESSION` is at most 400 days".into()),
+            _ => Ok(Windows::Sessions { gap_us }),
+        };
+    }
+    let (step_us, size_us, offset_us) = match (function, lengths.as_slice()) {
+        (WindowFunction::Tumble, [size, rest @ ..]) => (*size, *size, rest.first().copied().unwrap_or(0)),
+        (_, [step, size, rest @ ..]) => (*step, *size, rest.first().copied().unwrap_or(0)),
+        _ => (0, 0, 0),
+    };
+    if size_us == 0 || step_us == 0 {
         return refused("a window is longer than nothing".into());
     }
     if size_us > WINDOW_SIZE_US_MAX {
-        return refused("a window is at most 400 days long".into());
+        return refused(format!("a window of {} is too long: at most 400 days", display_us(size_us)));
     }
-    if slide_us > size_us {
-        return refused("the slide of `HOP` is at most its size: rows between the windows would be lost".into());
-    }
-    let window = WindowCall { size_us, slide_us, offset_us: offset_us % slide_us };
-    let panes = size_us / window.pane_us();
+    let windows = if function == WindowFunction::Cumulate {
+        if size_us % step_us != 0 {
+            let message = format!("the step of `CUMULATE` is {}, which does not divide its size of {}", display_us(step_us), display_us(size_us));
+            let hint =
+                if step_us > size_us { "the step comes first and the size is a multiple of it" } else { "choose a step of which the size is a multiple" };
+            return Err(SqlError::at(place, message).hint(hint).into());
+        }
+        Windows::Growing { size_us, step_us, offset_us: offset_us % size_us }
+    } else {
+        if step_us > size_us {
+            let message =
+                format!("the slide of `HOP`, {}, is at most its size, {}: rows between the windows would be lost", display_us(step_us), display_us(size_us));
+            return Err(SqlError::at(place, message).hint("the slide stands before the size").into());
+        }
+        Windows::Sliding { size_us, slide_us: step_us, offset_us: offset_us % step_us }
+    };
+    let panes = size_us / windows.pane_us();
     if panes > WINDOW_PANES_MAX {
         let error = SqlError::at(place, format!("a window of {panes} panes: at most {WINDOW_PANES_MAX} are kept"));
         return Err(error.hint("choose a longer slide").into());
     }
-    Ok(window)
+    Ok(windows)
 }
 
 fn interval_us(arg: &SqlExpr) -> Result<i64> {

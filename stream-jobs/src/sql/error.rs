@@ -149,13 +149,68 @@ fn missing_column(field: &Column, valid: &[Column]) -> SqlError {
     SqlError::unplaced(format!("there is no column `{}`{place}; columns are {}", field.name, list(&names))).hint_opt(nearest(&field.name, names))
 }
 
-fn plain_error(text: &str) -> SqlError {
-    let line = text.lines().next().unwrap_or_default();
+pub(super) fn plain_error(text: &str) -> SqlError {
+    let line = in_sql_types(text.lines().next().unwrap_or_default());
     let mut message = line.trim();
+    // A function of ours says by itself what it does not take.
+    if let Some((_, own)) = message.split_once("External error: line 0, column 0: ") {
+        let own = own.split(". No function matches").next().unwrap_or(own);
+        let (own, hint) = own.split_once("; ").map_or((own, None), |(own, hint)| (own, Some(hint.to_string())));
+        return SqlError::unplaced(own).hint_opt(hint);
+    }
+    if let Some(error) = wrong_arguments(message) {
+        return error;
+    }
     for prefix in ["Error during planning: ", "This feature is not implemented: ", "Execution error: ", "Arrow error: ", "Internal error: ", "Error: "] {
         message = message.strip_prefix(prefix).unwrap_or(message);
     }
     SqlError::unplaced(lowercase_first(message.trim_end_matches('.')))
+}
+
+/// DataFusion's sentence about arguments of types that a function does not take.
+fn wrong_arguments(message: &str) -> Option<SqlError> {
+    let (_, rest) = message.split_once("ailed to coerce arguments to satisfy a call to '")?;
+    let (name, rest) = rest.split_once('\'')?;
+    let (_, rest) = rest.split_once("coercion from ")?;
+    let (given, rest) = rest.split_once(" to the signature ")?;
+    let (signature, _) = rest.split_once(" failed")?;
+    let taken = signature.split_once('(').map_or(signature, |(_, types)| types.trim_end_matches(')'));
+    Some(SqlError::unplaced(format!("`{name}` does not take ({given})")).hint(format!("it takes ({taken})")))
+}
+
+/// Arrow's names of types as SQL's.
+fn in_sql_types(text: &str) -> String {
+    const NAMES: [(&str, &str); 13] = [
+        ("Timestamp(µs, \"UTC\")", "TIMESTAMPTZ"),
+        ("Timestamp(ns)", "TIMESTAMP"),
+        ("Timestamp(µs)", "TIMESTAMP"),
+        ("Interval(MonthDayNano)", "INTERVAL"),
+        ("Utf8View", "TEXT"),
+        ("LargeUtf8", "TEXT"),
+        ("Utf8", "TEXT"),
+        ("Int64", "BIGINT"),
+        ("Int32", "INT"),
+        ("Int16", "SMALLINT"),
+        ("Float64", "DOUBLE"),
+        ("Float32", "REAL"),
+        ("Decimal128", "DECIMAL"),
+    ];
+    let mut text = text.to_string();
+    for (arrow, sql) in NAMES {
+        // `UInt64` holds `Int64`, and a literal is written `Int64(5)`.
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find(arrow) {
+            let (before, after) = (&rest[..at], &rest[at + arrow.len()..]);
+            let inside = before.chars().next_back().is_some_and(char::is_alphanumeric);
+            out.push_str(before);
+            out.push_str(if inside { arrow } else { sql });
+            rest = after;
+        }
+        out.push_str(rest);
+        text = out;
+    }
+    text
 }
 
 fn lowercase_first(text: &str) -> String {

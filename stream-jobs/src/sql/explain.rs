@@ -2,6 +2,7 @@
 
 use super::interval::display_us;
 use crate::plan::{Aggregate, Body, Emit, GroupColumn, Job, JoinKind, LatePolicy, Phase, Relation, Step, ViewSpec};
+use crate::{nodes::emits_changes as emits_changes_below, windows::Windows};
 use arrow_schema::Schema;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -138,6 +139,11 @@ fn inputs(view: &ViewSpec) -> Vec<Relation> {
         Body::Map { input, .. } => vec![*input],
         Body::Aggregate(aggregate) => vec![aggregate.input],
         Body::Join(join) => join.sides.iter().map(|side| side.input).collect(),
+        Body::PairJoin(join) => vec![join.left.input, join.right.input],
+        Body::IntervalJoin(join) => vec![join.left.input, join.right.input],
+        Body::AsOfJoin(join) => vec![join.stream.input, join.table.input],
+        Body::Union(inputs) => inputs.iter().map(|i| i.input).collect(),
+        Body::Rank(rank) => vec![rank.input],
     }
 }
 
@@ -149,24 +155,27 @@ fn relation_name(job: &Job, relation: Relation) -> &str {
 }
 
 fn window(aggregate: &Aggregate) -> Option<String> {
-    let window = aggregate.window?;
-    let offset = if window.offset_us == 0 { String::new() } else { format!(", offset {}", display_us(window.offset_us)) };
-    Some(if window.size_us == window.slide_us {
-        format!("every {}{offset}", display_us(window.size_us))
-    } else {
-        format!("of {} sliding by {}{offset}", display_us(window.size_us), display_us(window.slide_us))
+    let windows = aggregate.window?.windows;
+    let offset = if windows.offset_us() == 0 { String::new() } else { format!(", offset {}", display_us(windows.offset_us())) };
+    Some(match windows {
+        Windows::Sliding { size_us, slide_us, .. } if size_us == slide_us => format!("every {}{offset}", display_us(size_us)),
+        Windows::Sliding { size_us, slide_us, .. } => format!("of {} sliding by {}{offset}", display_us(size_us), display_us(slide_us)),
+        Windows::Growing { size_us, step_us, .. } => format!("growing by {} up to {}{offset}", display_us(step_us), display_us(size_us)),
+        Windows::Sessions { gap_us } => format!("sessions: rows of a key less than {} apart", display_us(gap_us)),
     })
 }
 
 fn panes(aggregate: &Aggregate) -> Option<String> {
-    let window = aggregate.window?;
-    let pane_us = super::catalog::gcd(window.size_us, window.slide_us);
-    Some(format!("{} of {} a window", window.size_us / pane_us, display_us(pane_us)))
+    let windows = aggregate.window?.windows;
+    let pane_us = windows.pane_us();
+    Some(format!("{} of {} a window", windows.size_us()? / pane_us, display_us(pane_us)))
 }
 
 fn emission(job: &Job, view: &ViewSpec) -> String {
     match (&view.body, view.emit) {
-        (Body::Map { .. }, Emit::OnWindowClose) => "each row once, at once".into(),
+        (Body::Map { .. } | Body::Union(_), Emit::OnWindowClose) => "each row once, at once".into(),
+        (Body::IntervalJoin(_), _) => "each pair once, when its second row is there".into(),
+        (Body::AsOfJoin(_), _) => "each row once, when the watermark has passed it".into(),
         (Body::Map { .. }, _) => "changes, at once".into(),
         (Body::Aggregate(a), Emit::OnWindowClose) if a.phase == Phase::Partial => format!("states of panes to level {}, when the pane closes", view.level + 1),
         (_, Emit::OnWindowClose) => "each row once, when its window closes".into(),
@@ -243,6 +252,22 @@ fn state(job: &Job, view: &ViewSpec) -> String {
             let unit = if aggregate.window.is_some() { "a pane and group" } else { "a group" };
             format!("{} aggregates {unit}, groups by {by}", aggregate.aggregates.len())
         }
+        Body::Union(_) => "none".into(),
+        Body::PairJoin(join) => {
+            let name = |input| relation_name(job, input);
+            format!("the newest row a key of {} and of {}, and each joined row", name(join.left.input), name(join.right.input))
+        }
+        Body::IntervalJoin(join) => {
+            let (left, right) = (relation_name(job, join.left.input), relation_name(job, join.right.input));
+            let kept = |us: i64| display_us(us.max(join.upper_us - join.lower_us).max(0));
+            format!("rows of {left} for {}, of {right} for {} behind the watermark", kept(join.upper_us), kept(-join.lower_us))
+        }
+        Body::AsOfJoin(join) => {
+            let (stream, table) = (relation_name(job, join.stream.input), relation_name(job, join.table.input));
+            format!("rows of {stream} until the watermark passes them, and of {table} the newest a key behind it and all before it")
+        }
+        Body::Rank(rank) if emits_changes_below(job, rank.input) => "every row below, by partition and order".into(),
+        Body::Rank(rank) => format!("{} rows a partition", rank.limit),
         Body::Join(join) => {
             let side = |side: &crate::plan::JoinSide| format!("{}{}", if side.kind == JoinKind::Left { "left " } else { "" }, relation_name(job, side.input));
             format!("the newest row a key of {}", join.sides.iter().map(side).collect::<Vec<_>>().join(", "))

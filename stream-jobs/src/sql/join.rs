@@ -1,20 +1,25 @@
-//! Joins of tables by their key: all sides flattened into one, each compared by the same columns in the same order.
+//! Joins: which kind one is, and tables by their key, all sides flattened into one and compared by the same columns in the same order.
 
 use super::{
     catalog::RelationInfo,
-    error::{SqlError, list},
+    error::SqlError,
     query::{Base, Planned},
     rows::{Place, Rows},
+    scope::Scope,
+    two::{self, Input},
 };
 use crate::plan::{JoinKind, JoinSide};
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::{
-    common::{JoinType, Result},
-    logical_expr::{self as logical, BinaryExpr, Expr, LogicalPlan, Operator, utils::split_conjunction},
+    common::{DataFusionError, JoinType, Result},
+    logical_expr::{
+        self as logical, BinaryExpr, Expr, LogicalPlan, Operator,
+        utils::{conjunction, split_conjunction},
+    },
 };
 use std::sync::Arc;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Joined {
     pub infos: Vec<Arc<RelationInfo>>,
     pub sides: Vec<JoinSide>,
@@ -25,56 +30,128 @@ pub(super) struct Joined {
     pub uses_now: bool,
 }
 
-pub(super) fn build(join: &logical::Join) -> Result<Planned> {
+/// `above`: what a `WHERE` around the join asks of its rows.
+pub(super) fn build(join: &logical::Join, above: Option<&Expr>, scope: &mut Scope<'_>) -> Result<Planned> {
     let kind = match join.join_type {
         JoinType::Inner => JoinKind::Inner,
         JoinType::Left => JoinKind::Left,
+        JoinType::Full => JoinKind::Full,
+        JoinType::Right => {
+            return Err(SqlError::unplaced("`RIGHT JOIN` is not part of this version").hint("turn it around: `b LEFT JOIN a`").into());
+        }
         other => {
             let error = SqlError::unplaced(format!("`{} JOIN` is not part of this version", other.to_string().to_uppercase()));
-            return Err(error.hint("tables are joined inner or left: turn a right join around").into());
+            return Err(error.hint("write an inner, a left or a full join").into());
         }
     };
-    let left = build_side(&join.left, matches!(join.left.as_ref(), LogicalPlan::Join(_)))?;
-    let right = build_side(&join.right, false)?;
-    let pairs = equal_columns(join, &left.rows, &right.rows)?;
-    let (mut joined, left_rows) = match left.base {
-        Base::Join(joined) => (joined, left.rows),
-        Base::Relation { info, .. } => {
-            let on = pairs.iter().map(|(l, _)| *l).collect();
-            (first_side(info, &left.rows, on)?, left.rows)
-        }
-        Base::Aggregate(_) => return Err(aggregates().into()),
-    };
-    let on = joined.order_pairs(&pairs, &left_rows)?;
-    match right.base {
-        Base::Relation { info, .. } => joined.add(info, &right.rows, kind, on)?,
-        _ => return Err(aggregates().into()),
+    let left = build_side(&join.left, kind != JoinKind::Full && matches!(join.left.as_ref(), LogicalPlan::Join(_)), scope)?;
+    let right = build_side(&join.right, false, scope)?;
+    // What is asked of the rows of an inner join may as well be asked when they are joined.
+    let (taken, left_over) = if kind == JoinKind::Inner { (above, None) } else { (None, above) };
+    let conditions = Conditions::of(join, taken, &left.rows, &right.rows);
+    let mut planned = meet(kind, left, right, &conditions, join, scope)?;
+    if let Some(above) = left_over {
+        planned.rows.filter(above)?;
     }
-    let rows = Rows::new(join.schema.clone());
-    Ok(Planned { base: Base::Join(joined), rows })
+    Ok(planned)
 }
 
-fn aggregates() -> SqlError {
-    SqlError::unplaced("a query that aggregates or joins cannot stand in `JOIN` in this version").hint("make it a view of its own")
+fn meet(kind: JoinKind, left: Planned, right: Planned, conditions: &Conditions, join: &logical::Join, scope: &mut Scope<'_>) -> Result<Planned> {
+    let logical = &join.schema;
+    if let (Base::Relation { .. }, Base::Relation { .. }) = (&left.base, &right.base) {
+        let (left_input, right_input) = (Input::of(left.clone())?, Input::of(right.clone())?);
+        if let Some(planned) = two::streams(kind, &left_input, &right_input, conditions, logical, scope)? {
+            return Ok(planned);
+        }
+        let as_of = !scope.settings.as_of.is_empty() && left_input.is_stream();
+        match (left_input.info.stream || as_of, right_input.info.stream) {
+            (true, false) => return two::lookup(kind, &left_input, &right_input, conditions, logical, scope),
+            (true, true) => return Err(unbounded(&left_input.info.name, &right_input.info.name).into()),
+            (false, true) => {
+                let error = SqlError::unplaced(format!("`{}` is a stream of rows and no table: a table cannot look it up", right_input.info.name));
+                return Err(error.hint("turn the join around, or make a view of it that has a key, for example of the last values of each key").into());
+            }
+            (false, false) => {}
+        }
+    }
+    if conditions.pairs.is_empty() {
+        return Err(conditions.without_pairs().into());
+    }
+    if kind != JoinKind::Full && conditions.others.is_empty() | (kind == JoinKind::Inner) {
+        match by_whole_keys(kind, &left, &right, conditions) {
+            Ok(joined) => {
+                let mut rows = Rows::new(logical.clone());
+                if let Some(rest) = conjunction(conditions.others.clone()) {
+                    rows.filter(&rest)?;
+                }
+                return Ok(Planned { base: Base::Join(joined), rows });
+            }
+            Err(Refused::Told(error)) => return Err(error),
+            Err(Refused::OtherWay) => {}
+        }
+    }
+    let left = match left.base {
+        Base::Join(_) => scope.as_view(left)?,
+        _ => left,
+    };
+    two::tables(kind, &Input::of(left)?, &Input::of(right)?, conditions, logical, scope)
 }
 
-/// A side of a join: a relation with filters and projections, or on the left another join, bare.
-fn build_side(plan: &LogicalPlan, join_allowed: bool) -> Result<Planned> {
-    let planned = super::query::build(plan)?;
+fn unbounded(left: &str, right: &str) -> SqlError {
+    SqlError::unplaced(format!("a join of the streams `{left}` and `{right}` needs a bound on both times, found none"))
+        .hint("add `AND b.t BETWEEN a.t AND a.t + INTERVAL '10 minutes'`, or join windows of them")
+}
+
+/// Why tables are not joined by their whole keys in one task.
+enum Refused {
+    Told(DataFusionError),
+    OtherWay,
+}
+
+impl From<DataFusionError> for Refused {
+    fn from(error: DataFusionError) -> Self {
+        Self::Told(error)
+    }
+}
+
+/// All sides by one key, in the task that holds it.
+fn by_whole_keys(kind: JoinKind, left: &Planned, right: &Planned, conditions: &Conditions) -> std::result::Result<Joined, Refused> {
+    let mut joined = match &left.base {
+        Base::Join(joined) => joined.clone(),
+        Base::Relation { info, .. } => {
+            check_table(info).map_err(Refused::Told)?;
+            first_side(info.clone(), &left.rows, conditions.pairs.iter().map(|(l, _)| *l).collect())?
+        }
+        _ => return Err(Refused::OtherWay),
+    };
+    if matches!(&left.base, Base::Join(_)) && !left.rows.steps.is_empty() {
+        return Err(Refused::OtherWay);
+    }
+    let Some(on) = joined.order_pairs(&conditions.pairs) else { return Err(Refused::OtherWay) };
+    match &right.base {
+        Base::Relation { info, .. } => {
+            check_table(info).map_err(Refused::Told)?;
+            joined.add(info.clone(), &right.rows, kind, on)?;
+            Ok(joined)
+        }
+        _ => Err(Refused::OtherWay),
+    }
+}
+
+/// A side of a join: a relation with filters and projections, or on the left another join.
+fn build_side(plan: &LogicalPlan, join_allowed: bool, scope: &mut Scope<'_>) -> Result<Planned> {
+    let planned = super::query::build(plan, scope)?;
     match &planned.base {
         Base::Join(_) if join_allowed => Ok(planned),
         Base::Relation { window: Some(_), .. } => {
-            Err(SqlError::unplaced("`TUMBLE` and `HOP` cannot stand beside `JOIN`").hint("make a view that aggregates by the window, and join it").into())
+            Err(SqlError::unplaced("a window function cannot stand beside `JOIN`").hint("make a view that aggregates by the window, and join it").into())
         }
-        Base::Relation { info, .. } => {
-            check_table(info)?;
-            Ok(planned)
-        }
-        _ => Err(aggregates().into()),
+        Base::Relation { .. } if !planned.rows.has_keyed_step() => Ok(planned),
+        _ => scope.as_view(planned),
     }
 }
 
-fn check_table(info: &RelationInfo) -> Result<()> {
+pub(super) fn check_table(info: &RelationInfo) -> Result<()> {
     let name = &info.name;
     if info.stream {
         let error = SqlError::unplaced(format!("`{name}` is a stream of rows and no table: it cannot be joined"));
@@ -87,46 +164,56 @@ fn check_table(info: &RelationInfo) -> Result<()> {
     Ok(())
 }
 
-/// The conditions of `ON` and `USING` as pairs of columns: physical indices left and right.
-fn equal_columns(join: &logical::Join, left: &Rows, right: &Rows) -> Result<Vec<(usize, usize)>> {
-    let physical = |rows: &Rows, expr: &Expr| match rows.place_of(expr) {
-        Some(Place::Physical(index)) => Some(index),
-        _ => None,
-    };
-    let mut pairs = Vec::new();
-    let mut add = |a: &Expr, b: &Expr| {
-        let pair = match (physical(left, a), physical(right, b)) {
-            (Some(l), Some(r)) => Some((l, r)),
-            _ => physical(left, b).zip(physical(right, a)),
+/// What is asked of two rows that are joined.
+pub(super) struct Conditions {
+    /// Equal columns: physical indices left and right.
+    pub pairs: Vec<(usize, usize)>,
+    pub others: Vec<Expr>,
+}
+
+impl Conditions {
+    fn of(join: &logical::Join, above: Option<&Expr>, left: &Rows, right: &Rows) -> Self {
+        let physical = |rows: &Rows, expr: &Expr| match rows.place_of(expr) {
+            Some(Place::Physical(index)) => Some(index),
+            _ => None,
         };
-        pair.map(|pair| pairs.push(pair)).ok_or_else(|| only_equal(&format!("{a} = {b}")))
-    };
-    for (a, b) in &join.on {
-        add(a, b)?;
-    }
-    for condition in join.filter.iter().flat_map(split_conjunction) {
-        match condition {
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => add(left, right)?,
-            other => return Err(only_equal(&other.to_string()).into()),
+        let mut conditions = Self { pairs: Vec::new(), others: Vec::new() };
+        let equal = join.on.iter().map(|(a, b)| a.clone().eq(b.clone()));
+        let asked = join.filter.iter().chain(above).flat_map(|filter| split_conjunction(filter)).cloned();
+        for condition in equal.chain(asked) {
+            let pair = match &condition {
+                Expr::BinaryExpr(BinaryExpr { left: a, op: Operator::Eq, right: b }) => {
+                    physical(left, a).zip(physical(right, b)).or_else(|| physical(left, b).zip(physical(right, a)))
+                }
+                _ => None,
+            };
+            match pair {
+                Some(pair) if !conditions.pairs.contains(&pair) => conditions.pairs.push(pair),
+                Some(_) => {}
+                None => conditions.others.push(condition),
+            }
         }
+        conditions
     }
-    if pairs.is_empty() {
-        return Err(SqlError::unplaced("a join without `ON` or `USING` is not part of this version")
-            .hint("tables are joined by their key: `JOIN … USING (…)`")
-            .into());
+
+    /// For joins whose condition can only be equality.
+    pub fn refused(&self) -> SqlError {
+        let condition = self.others.first().map(ToString::to_string).unwrap_or_default();
+        SqlError::unplaced(format!("a join compares columns of the same type with `=`, and not `{condition}`"))
+            .hint("conditions on one side belong into `WHERE`, casts into a view of their own")
     }
-    Ok(pairs)
+
+    pub fn without_pairs(&self) -> SqlError {
+        if !self.others.is_empty() {
+            return self.refused();
+        }
+        SqlError::unplaced("a join without `ON` or `USING` is not part of this version").hint("tables are joined by columns: `JOIN … USING (…)`")
+    }
 }
 
-fn only_equal(condition: &str) -> SqlError {
-    SqlError::unplaced(format!("a join compares columns of the same type with `=`, and not `{condition}`"))
-        .hint("conditions on one side belong into `WHERE`, casts into a view of their own")
-}
-
-fn first_side(info: Arc<RelationInfo>, rows: &Rows, on: Vec<usize>) -> Result<Joined> {
+fn first_side(info: Arc<RelationInfo>, rows: &Rows, on: Vec<usize>) -> std::result::Result<Joined, Refused> {
     if info.broadcast {
-        let error = SqlError::unplaced(format!("`{}` is broadcast: every task has all of it", info.name));
-        return Err(error.hint("write it on the right side of the join").into());
+        return Err(Refused::OtherWay);
     }
     let mut joined = Joined { infos: Vec::new(), sides: Vec::new(), origins: Vec::new(), schema: Arc::new(Schema::empty()), uses_now: false };
     joined.add(info, rows, JoinKind::Inner, on)?;
@@ -134,10 +221,7 @@ fn first_side(info: Arc<RelationInfo>, rows: &Rows, on: Vec<usize>) -> Result<Jo
 }
 
 impl Joined {
-    fn add(&mut self, info: Arc<RelationInfo>, rows: &Rows, kind: JoinKind, on: Vec<usize>) -> Result<()> {
-        if rows.has_keyed_step() {
-            return Err(aggregates().into());
-        }
+    fn add(&mut self, info: Arc<RelationInfo>, rows: &Rows, kind: JoinKind, on: Vec<usize>) -> std::result::Result<(), Refused> {
         let side = JoinSide { input: info.relation, pre: rows.steps.clone(), schema: rows.schema(), kind, on };
         let fields: Vec<_> = self.schema.fields().iter().chain(side.schema.fields()).cloned().collect();
         self.schema = Arc::new(Schema::new(fields));
@@ -145,24 +229,17 @@ impl Joined {
         self.origins.push(rows.origins());
         self.infos.push(info);
         self.sides.push(side);
-        self.check_key(self.sides.len() - 1)?;
-        self.check_task(self.sides.len() - 1)
+        let side = self.sides.len() - 1;
+        if self.by_whole_key(side) && self.in_one_task(side) { Ok(()) } else { Err(Refused::OtherWay) }
     }
 
     /// The right columns of `pairs`, in the order of the first side's.
-    fn order_pairs(&self, pairs: &[(usize, usize)], left: &Rows) -> Result<Vec<usize>> {
+    fn order_pairs(&self, pairs: &[(usize, usize)]) -> Option<Vec<usize>> {
         let mut on = vec![None; self.sides[0].on.len()];
         for (left_index, right_index) in pairs {
-            let position = self.position_of(*left_index).ok_or_else(|| {
-                let name = left.schema().field(*left_index).name().clone();
-                SqlError::unplaced(format!("`{name}` is not one of the columns by which the tables before are joined"))
-                    .hint("compare with the columns of the first table")
-            })?;
-            on[position] = Some(*right_index);
+            on[self.position_of(*left_index)?] = Some(*right_index);
         }
-        on.into_iter()
-            .collect::<Option<Vec<usize>>>()
-            .ok_or_else(|| SqlError::unplaced("every table of a `JOIN` is compared by the same columns").hint("join by the whole key").into())
+        on.into_iter().collect()
     }
 
     /// Which of the joined columns the column of all sides together is; null-extended ones are none.
@@ -183,18 +260,12 @@ impl Joined {
         self.sides[side].on.iter().map(|c| self.origins[side][*c]).collect()
     }
 
-    fn check_key(&self, side: usize) -> Result<()> {
+    fn by_whole_key(&self, side: usize) -> bool {
         let (info, mut on) = (&self.infos[side], self.on_origins(side));
         let mut key: Vec<Option<usize>> = info.table_key().into_iter().map(Some).collect();
         on.sort_unstable();
         key.sort_unstable();
-        if on == key {
-            return Ok(());
-        }
-        let names: Vec<&str> = info.table_key().into_iter().map(|c| info.column_name(c)).collect();
-        Err(SqlError::unplaced(format!("`{}` is joined by other columns than its key, which is {}", info.name, list(&names)))
-            .hint("tables are joined by their whole key, unchanged")
-            .into())
+        on == key
     }
 
     /// Where the task key's columns stand among the joined columns.
@@ -204,23 +275,13 @@ impl Joined {
         partition.iter().map(|column| on.iter().position(|o| *o == Some(*column))).collect()
     }
 
-    fn check_task(&self, side: usize) -> Result<()> {
+    fn in_one_task(&self, side: usize) -> bool {
         let (first, this) = (&self.infos[0], &self.infos[side]);
         if side > 0 && this.broadcast && first.level == 1 {
-            return Ok(());
+            return true;
         }
-        let (a, b) = (&first.name, &this.name);
-        if first.level != this.level {
-            let message = format!("`{b}` is kept at level {} and `{a}` at level {}: they cannot be joined", this.level, first.level);
-            return Err(SqlError::unplaced(message).hint("views by the key of their source and views by another key lie in different tasks").into());
-        }
-        match (self.task_positions(0), self.task_positions(side)) {
-            (Some(first), Some(this)) if first == this => Ok(()),
-            _ => {
-                let message = format!("the rows of `{b}` and `{a}` with equal keys lie in different tasks: they cannot be joined");
-                Err(SqlError::unplaced(message).hint("tables of a join are spread by the same columns in the same order").into())
-            }
-        }
+        let (positions, of_first) = (self.task_positions(side), self.task_positions(0));
+        first.level == this.level && positions.is_some() && positions == of_first
     }
 
     /// Columns of all sides together that hold the joined column at `position` and are never null-extended.

@@ -6,7 +6,9 @@ use super::{
     functions::FunctionContext,
     on_deep_stack,
     query::{self, Base},
+    scope::Scope,
     statement, tokens,
+    view::Settings,
 };
 use crate::{
     plan::{Relation, Step},
@@ -41,9 +43,10 @@ impl Mapping {
         };
         let mut catalog = Catalog::new(&FunctionContext::default());
         catalog.add(input_relation(input));
-        let mut planned = query::plan(statement::query(tokens)?, tokens, &catalog)?;
+        let mut scope = Scope::new(Arc::new(catalog), Settings::plain(tokens), 0);
+        let mut planned = query::plan(statement::query(tokens)?, tokens, &mut scope)?;
         let refused = |message: &str| Err(place(SqlError::unplaced(message), tokens));
-        if !matches!(planned.base, Base::Relation { window: None, .. }) {
+        if !matches!(planned.base, Base::Relation { window: None, .. }) || !scope.specs.is_empty() {
             return refused("a mapping maps each row by itself: no `GROUP BY`, no `JOIN`");
         }
         let schema = planned.rows.finish().map_err(|e| from_datafusion(e, tokens))?;
@@ -99,6 +102,7 @@ fn input_relation(schema: SchemaRef) -> RelationInfo {
         level: 1,
         changes: false,
         stream: true,
+        part: false,
         broadcast: false,
     }
 }

@@ -27,14 +27,21 @@ mod explain;
 mod functions;
 mod interval;
 mod join;
+mod json;
 mod keyed;
 mod mapping;
 mod options;
 mod query;
+mod rank;
 mod rows;
+mod scope;
 mod source;
 mod statement;
 mod tokens;
+mod two;
+mod union;
+mod user;
+mod using;
 mod view;
 
 #[cfg(test)]
@@ -51,6 +58,7 @@ use catalog::Catalog;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use error::{Result, nearest};
 use statement::{Name, SinkStatement, Statement};
+use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The stack on which texts are parsed and planned. The bounds on tokens bound the depth of every tree; parser and planner take
@@ -74,7 +82,7 @@ fn on_deep_stack<T: Send>(plan: impl FnOnce() -> Result<T> + Send) -> Result<T> 
 fn plan_statements(name: &str, text: &str, functions: &FunctionContext) -> Result<Job> {
     let statements = tokens::statements(text)?;
     let mut planner = Planner {
-        catalog: Catalog::new(functions),
+        catalog: Arc::new(Catalog::new(functions)),
         job: Job { name: name.into(), sql_hash: hash(text), sources: Vec::new(), views: Vec::new(), sinks: Vec::new(), alerts: Vec::new() },
     };
     if statements.is_empty() {
@@ -91,7 +99,7 @@ fn hash(text: &str) -> String {
 }
 
 struct Planner {
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     job: Job,
 }
 
@@ -102,13 +110,22 @@ impl Planner {
                 self.check_new(&statement.name)?;
                 let (spec, info) = source::plan(statement, Relation::Source(self.job.sources.len()))?;
                 self.job.sources.push(spec);
-                self.catalog.add(info);
+                Arc::make_mut(&mut self.catalog).add(info);
+            }
+            Statement::Function(statement) => {
+                check_name(&Name { text: statement.name.clone(), place: statement.body_place })?;
+                if self.catalog.has_function(&statement.name) {
+                    let error = SqlError::at(statement.body_place, format!("there is a function `{}` already", statement.name));
+                    return Err(error.hint("give yours another name"));
+                }
+                let function = user::plan(*statement, &self.catalog)?;
+                Arc::make_mut(&mut self.catalog).add_function(function);
             }
             Statement::View(statement) => {
                 self.check_new(&statement.name)?;
                 let views = view::plan(statement, text, &self.catalog, self.job.views.len())?;
                 self.job.views.extend(views.specs);
-                self.catalog.add(views.info);
+                Arc::make_mut(&mut self.catalog).add(views.info);
             }
             Statement::Sink(statement) => {
                 let sink = self.sink(statement)?;

@@ -2,48 +2,62 @@
 
 use super::{
     aggregate::{self, Grouped},
-    catalog::{Catalog, RelationInfo, Scan, WindowCall},
+    catalog::{Catalog, RelationInfo, Scan},
     error::{Result as SqlResult, SqlError, from_datafusion, list, place},
     functions::CHURN_MODEL,
     join::{self, Joined},
     keyed,
+    rank::{self, Ranked},
     rows::{KeyedPolicy, Rows, refused},
+    scope::Scope,
     tokens::Tokens,
+    two::Two,
+    union, using,
 };
+use crate::windows::Windows;
 use datafusion::{
     common::{
-        DataFusionError, Result,
+        DFSchemaRef, DataFusionError, Result,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
-    logical_expr::{Expr, LogicalPlan, expr::ScalarFunction},
+    logical_expr::{self as logical, Distinct, Expr, LogicalPlan, expr::ScalarFunction},
     sql::sqlparser::ast::{Expr as SqlExpr, Query, SelectItem, SetExpr, Spanned},
 };
 use std::{collections::BTreeSet, sync::Arc};
 
 /// What the rows of a query are made from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Base {
-    Relation { info: Arc<RelationInfo>, window: Option<WindowCall> },
+    Relation {
+        info: Arc<RelationInfo>,
+        window: Option<Windows>,
+    },
     Aggregate(Box<Grouped>),
     Join(Joined),
+    Two(Box<Two>),
+    Rank(Box<Ranked>),
+    /// What a part of a query leaves behind when it has become a view.
+    Nothing,
 }
 
 /// A base and the filters and projections over it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Planned {
     pub base: Base,
     pub rows: Rows,
 }
 
 /// Plans a query; every error has its place.
-pub(super) fn plan(query: Box<Query>, tokens: &Tokens, catalog: &Catalog) -> SqlResult<Planned> {
-    refuse_clauses(tokens)?;
+pub(super) fn plan(query: Box<Query>, tokens: &Tokens, scope: &mut Scope<'_>) -> SqlResult<Planned> {
     check_names(&query)?;
+    let mut query = query;
+    using::settle(&mut query);
+    let catalog = scope.catalog.clone();
     let plan = catalog.plan_query(query).and_then(|plan| {
-        check_expressions(&plan, catalog)?;
+        check_expressions(&plan, &catalog)?;
         catalog.analyze(plan)
     });
-    plan.and_then(|plan| build(&plan)).map_err(|error| error_of(error, tokens, catalog))
+    plan.and_then(|plan| build(&plan, scope)).map_err(|error| error_of(error, tokens, &catalog))
 }
 
 pub(super) fn error_of(error: DataFusionError, tokens: &Tokens, catalog: &Catalog) -> SqlError {
@@ -54,21 +68,13 @@ pub(super) fn error_of(error: DataFusionError, tokens: &Tokens, catalog: &Catalo
     place(from_datafusion(error, tokens), tokens)
 }
 
-/// `OVER` is refused by its word: DataFusion would speak of a function that it does not find.
-fn refuse_clauses(tokens: &Tokens) -> SqlResult<()> {
-    for index in 0..tokens.len() {
-        let parenthesis = tokens.get(index + 1).is_some_and(|t| t.token.to_string() == "(");
-        if parenthesis && tokens.is_word_at(index, "over") {
-            let error = SqlError::at(tokens.place(index), "`OVER` is not part of this version");
-            return Err(error.hint("use `TUMBLE` or `HOP` with `GROUP BY`, or `prev`, `robust_z` and `percent_rank`"));
-        }
-    }
-    Ok(())
-}
-
 /// Columns of a view are read by name, so every one has one, and no two the same.
 fn check_names(query: &Query) -> SqlResult<()> {
-    let SetExpr::Select(select) = query.body.as_ref() else { return Ok(()) };
+    let mut body = query.body.as_ref();
+    while let SetExpr::SetOperation { left, .. } = body {
+        body = left;
+    }
+    let SetExpr::Select(select) = body else { return Ok(()) };
     let mut seen = BTreeSet::new();
     for item in &select.projection {
         let name = match item {
@@ -133,38 +139,63 @@ fn check_call(expr: &Expr, call: &ScalarFunction, catalog: &Catalog) -> Result<(
     Ok(())
 }
 
-pub(super) fn build(plan: &LogicalPlan) -> Result<Planned> {
+pub(super) fn build(plan: &LogicalPlan, scope: &mut Scope<'_>) -> Result<Planned> {
     match plan {
         LogicalPlan::TableScan(table) => {
             let scan = table.source.downcast_ref::<Scan>().ok_or_else(|| DataFusionError::Internal("a foreign table source".into()))?;
             Ok(scanned(scan, table.projected_schema.clone()))
         }
         LogicalPlan::SubqueryAlias(alias) => {
-            let mut planned = build(&alias.input)?;
+            let mut planned = build(&alias.input, scope)?;
             planned.rows.rename(alias.schema.clone());
             Ok(planned)
         }
         LogicalPlan::Projection(projection) => {
-            let mut planned = build(&projection.input)?;
+            let mut planned = build(&projection.input, scope)?;
             planned.rows.project(&projection.expr, &projection.schema)?;
             Ok(planned)
         }
+        LogicalPlan::Filter(filter) if matches!(filter.input.as_ref(), LogicalPlan::Join(_)) => match filter.input.as_ref() {
+            LogicalPlan::Join(join) => join::build(join, Some(&filter.predicate), scope),
+            other => build(other, scope),
+        },
         LogicalPlan::Filter(filter) => {
-            let mut planned = build(&filter.input)?;
-            planned.rows.filter(&filter.predicate)?;
+            let mut planned = build(&filter.input, scope)?;
+            match &mut planned.base {
+                Base::Rank(ranked) => ranked.filter(&mut planned.rows, &filter.predicate)?,
+                _ => planned.rows.filter(&filter.predicate)?,
+            }
             Ok(planned)
         }
-        LogicalPlan::Aggregate(aggregate) => aggregate::build(build(&aggregate.input)?, aggregate),
-        LogicalPlan::Join(join) => join::build(join),
+        LogicalPlan::Aggregate(aggregate) => {
+            let input = build(&aggregate.input, scope)?;
+            aggregate::build(input, aggregate, scope)
+        }
+        LogicalPlan::Distinct(Distinct::All(input)) => {
+            let columns = input.schema().columns().into_iter().map(Expr::Column).collect();
+            let groups = logical::Aggregate::try_new(input.clone(), columns, Vec::new())?;
+            let input = build(input, scope)?;
+            aggregate::build(input, &groups, scope)
+        }
+        LogicalPlan::Join(join) => join::build(join, None, scope),
+        LogicalPlan::Union(union) => union::build(union, scope),
+        LogicalPlan::Window(window) => {
+            let input = build(&window.input, scope)?;
+            rank::build(input, window, scope)
+        }
         other => Err(refused(other).into()),
     }
 }
 
-fn scanned(scan: &Scan, logical: datafusion::common::DFSchemaRef) -> Planned {
+fn scanned(scan: &Scan, logical: DFSchemaRef) -> Planned {
     let info = &scan.info;
-    let key = info.table_key();
-    let keyed =
-        if info.changes || scan.window.is_some() || key.is_empty() { KeyedPolicy::Refused } else { KeyedPolicy::Allowed { key, relation: info.name.clone() } };
+    let keyed = if scan.window.is_some() { KeyedPolicy::Refused } else { keyed_policy(info) };
     let rows = Rows::of_scan(logical, info, scan.window.is_some(), keyed);
     Planned { base: Base::Relation { info: info.clone(), window: scan.window }, rows }
+}
+
+/// Functions with a memory per key stand over rows that have a key and are never taken back.
+pub(super) fn keyed_policy(info: &RelationInfo) -> KeyedPolicy {
+    let key = info.table_key();
+    if info.changes || key.is_empty() { KeyedPolicy::Refused } else { KeyedPolicy::Allowed { key, relation: info.name.clone() } }
 }

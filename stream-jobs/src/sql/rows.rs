@@ -6,22 +6,26 @@
 
 use super::{
     catalog::RelationInfo,
-    error::{SqlError, list},
+    error::{SqlError, list, plain_error},
     keyed,
     statement::timestamp,
 };
-use crate::plan::{Expr as Compiled, KeyedCall, Step};
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use crate::{
+    ops::nullable,
+    plan::{Expr as Compiled, KeyedCall, Step},
+};
+use arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::{
     common::{
-        Column, DFSchema, DFSchemaRef, Result, TableReference,
+        Column, DFSchema, DFSchemaRef, DataFusionError, Result, TableReference,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::{Expr, LogicalPlan, execution_props::ExecutionProps, physical_planning_context::PhysicalPlanningContext, simplify::SimplifyContext},
     optimizer::simplify_expressions::ExprSimplifier,
     physical_expr::{
         create_physical_expr,
-        expressions::{CastExpr, Column as PhysicalColumnExpr},
+        expressions::{BinaryExpr as PhysicalBinaryExpr, CastExpr, Column as PhysicalColumnExpr},
     },
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -61,10 +65,17 @@ pub(super) struct Rows {
     physical: Vec<PhysicalColumn>,
     /// The base's column that a projection must not lose.
     keep: Option<usize>,
+    /// The name under which the kept column ends the view.
+    keep_as: Option<&'static str>,
     keyed: KeyedPolicy,
     keyed_calls: usize,
     pub uses_now: bool,
+    /// Columns of a full join that are compared: where one side has no row, `coalesce` of the two is the other's.
+    merged: Vec<(usize, usize)>,
 }
+
+/// Base columns from here on are compared columns of a full join.
+const MERGED: usize = 1 << 32;
 
 impl Rows {
     /// All columns of `schema`, which are those of `logical`.
@@ -77,10 +88,51 @@ impl Rows {
             physical: physical.collect(),
             logical,
             keep: None,
+            keep_as: None,
             keyed: KeyedPolicy::Refused,
             keyed_calls: 0,
             uses_now: false,
+            merged: Vec::new(),
         }
+    }
+
+    /// The columns of a view that the planner made, under the names that the query above knows.
+    pub fn of_view(logical: DFSchemaRef, info: &RelationInfo, keyed: KeyedPolicy) -> Self {
+        let mut rows = Self::new(logical);
+        let known = rows.physical.len();
+        for (i, field) in info.schema.fields().iter().enumerate().skip(known) {
+            rows.physical.push(PhysicalColumn { qualifier: None, field: Arc::new(field.as_ref().clone().with_name(format!("__{i}"))), origin: Some(i) });
+        }
+        Self { keyed, ..rows.with_types(&info.schema) }
+    }
+
+    /// Adds a column that the plan does not know: it goes through every projection and ends the view.
+    pub fn carry(&mut self, name: &'static str, data_type: DataType) {
+        self.keep = Some(self.physical.len());
+        self.keep_as = Some(name);
+        self.physical.push(PhysicalColumn { qualifier: None, field: Arc::new(Field::new(format!("__{name}"), data_type, true)), origin: self.keep });
+    }
+
+    /// All columns of the base as they stand in it.
+    pub fn is_whole(&self) -> bool {
+        self.places.iter().enumerate().all(|(i, place)| *place == Place::Physical(i)) && self.physical.iter().enumerate().all(|(i, c)| c.origin == Some(i))
+    }
+
+    /// Makes the physical columns those that the plan knows, in its order.
+    pub fn settle(&mut self) -> Result<()> {
+        let logical = self.logical.clone();
+        let columns: Vec<Expr> = logical.columns().into_iter().map(Expr::Column).collect();
+        self.project(&columns, &logical)
+    }
+
+    /// The same columns under the names of `logical`.
+    pub fn relabel(&mut self, logical: &DFSchemaRef) {
+        self.logical = logical.clone();
+    }
+
+    /// The columns that the plan knows.
+    pub fn logical(&self) -> &DFSchemaRef {
+        &self.logical
     }
 
     /// A relation as it is scanned. A windowed scan ends with the two bounds, and hides columns of their names.
@@ -174,7 +226,27 @@ impl Rows {
         }
     }
 
+    /// The column that `coalesce` of the compared columns at `position` is.
+    pub fn merged(position: usize) -> usize {
+        MERGED + position
+    }
+
+    pub fn merge_pairs(&mut self, pairs: Vec<(usize, usize)>) {
+        self.merged = pairs;
+    }
+
+    fn merged_of(&self, expr: &Expr) -> Option<usize> {
+        let Expr::ScalarFunction(call) = expr else { return None };
+        let [a, b] = call.args.as_slice() else { return None };
+        let pair = (self.origin_of(a)?, self.origin_of(b)?);
+        let position = self.merged.iter().position(|held| *held == pair || *held == (pair.1, pair.0))?;
+        (call.func.name() == "coalesce").then_some(MERGED + position)
+    }
+
     pub fn origin_of(&self, expr: &Expr) -> Option<usize> {
+        if let Some(merged) = self.merged_of(expr) {
+            return Some(merged);
+        }
         match self.place_of(expr)? {
             Place::Physical(index) => self.physical[index].origin,
             Place::WindowStart | Place::WindowEnd => None,
@@ -206,7 +278,32 @@ impl Rows {
         let schema = Arc::new(self.physical_dfschema()?);
         let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(schema.clone()).build());
         let expr = simplifier.simplify(expr.clone())?;
-        create_physical_expr(&expr, &schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())
+        let compiled = create_physical_expr(&expr, &schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
+        // A number that its type cannot hold is null, as other faults of a row are, and not another number.
+        let strict = |expr: Compiled| {
+            Ok(match expr.downcast_ref::<PhysicalBinaryExpr>() {
+                Some(binary) => Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as Compiled),
+                None => Transformed::no(expr),
+            })
+        };
+        let compiled = compiled.transform_up(strict)?.data;
+        self.check_evaluates(&expr, &compiled)?;
+        Ok(compiled)
+    }
+
+    /// What fails over a row of nulls fails for its constants: a time zone that is not there, a part of a time that has no name.
+    fn check_evaluates(&self, expr: &Expr, compiled: &Compiled) -> Result<()> {
+        let schema = Arc::new(nullable(&self.schema()));
+        let nulls = schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect();
+        let row = RecordBatch::try_new_with_options(schema, nulls, &RecordBatchOptions::new().with_row_count(Some(1)))?;
+        let Err(error) = compiled.evaluate(&row) else { return Ok(()) };
+        // A branch that nulls alone take may divide by zero.
+        if matches!(error.find_root(), DataFusionError::ArrowError(inner, _) if matches!(inner.as_ref(), ArrowError::DivideByZero | ArrowError::ArithmeticOverflow(_)))
+        {
+            return Ok(());
+        }
+        let why = plain_error(&error.strip_backtrace());
+        Err(SqlError::unplaced(format!("`{}` fails for every row: {}", expr.human_display(), why.message)).into())
     }
 
     fn physical_dfschema(&self) -> Result<DFSchema> {
@@ -272,13 +369,29 @@ impl Rows {
     /// Ends the rows as those of a view: the logical columns alone, under their names, in types that can leave.
     pub fn finish(&mut self) -> Result<SchemaRef> {
         let names: Vec<String> = self.logical.fields().iter().map(|f| f.name().clone()).collect();
-        let mut seen = BTreeSet::new();
-        if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
+        let mut seen: BTreeSet<&str> = self.keep_as.into_iter().collect();
+        if let Some(taken) = self.keep_as.filter(|kept| names.iter().any(|name| name == kept)) {
+            let message = format!("a view with `allowed_lateness` has a column `{taken}` of its own: how often its row was put right");
+            return Err(SqlError::unplaced(message).hint("give the other column another name with `AS`").into());
+        }
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name)) {
             return Err(SqlError::unplaced(format!("two columns are named `{twice}`")).hint("give one of them another name with `AS`").into());
         }
         if let Some(own) = names.iter().find(|name| name.starts_with('_')) {
             return Err(SqlError::unplaced(format!("column `{own}` begins with `_`: such names are Headend's own")).into());
         }
+        self.finish_as(names)
+    }
+
+    /// Ends the rows as those of a view that the planner makes: any names will do.
+    pub fn finish_inner(&mut self) -> Result<SchemaRef> {
+        let mut seen = BTreeSet::new();
+        let named = |(i, f): (usize, &FieldRef)| if seen.insert(f.name().clone()) { f.name().clone() } else { format!("{}${i}", f.name()) };
+        let names = self.logical.fields().iter().enumerate().map(named).collect();
+        self.finish_as(names)
+    }
+
+    fn finish_as(&mut self, names: Vec<String>) -> Result<SchemaRef> {
         let before = self.schema();
         let (mut exprs, mut physical) = (Vec::new(), Vec::new());
         for (name, place) in names.iter().zip(&self.places) {
@@ -292,6 +405,11 @@ impl Rows {
             exprs.push(if changed { Arc::new(CastExpr::new(expr, wanted.clone(), None)) as Compiled } else { expr });
             physical.push(PhysicalColumn { qualifier: None, field: Arc::new(Field::new(name, wanted, true)), origin: column.origin });
         }
+        if let Some((name, kept)) = self.keep_as.zip(self.kept_column()) {
+            exprs.push(self.column_expr(kept));
+            let field = self.physical[kept].field.as_ref().clone().with_name(name);
+            physical.push(PhysicalColumn { qualifier: None, field: Arc::new(field), origin: self.keep });
+        }
         let untouched = exprs.len() == before.fields().len() && exprs.iter().enumerate().all(|(i, e)| column_index(e) == Some(i));
         self.places = (0..physical.len()).map(Place::Physical).collect();
         self.physical = physical;
@@ -303,6 +421,22 @@ impl Rows {
             _ => self.steps.push(Step::Project { exprs, schema: schema.clone() }),
         }
         Ok(schema)
+    }
+
+    /// The same steps over rows of `given`, where they were planned over rows of `planned`.
+    pub fn over(mut self, given: &Schema, planned: &SchemaRef) -> Self {
+        let column = |i: usize, field: &FieldRef| Arc::new(PhysicalColumnExpr::new(field.name(), i)) as Compiled;
+        let pairs = given.fields().iter().zip(planned.fields()).enumerate();
+        let exprs: Vec<Compiled> = pairs
+            .map(|(i, (given, planned))| match given.data_type() == planned.data_type() {
+                true => column(i, given),
+                false => Arc::new(CastExpr::new(column(i, given), planned.data_type().clone(), None)),
+            })
+            .collect();
+        if exprs.iter().any(|expr| column_index(expr).is_none()) {
+            self.steps.insert(0, Step::Project { exprs, schema: planned.clone() });
+        }
+        self
     }
 
     /// Starts anew from `schema`: the same columns, but these types (a group's text is always `Utf8`), and casts back to what the
@@ -357,9 +491,11 @@ pub(super) fn refused(plan: &LogicalPlan) -> SqlError {
     let (what, instead) = match plan {
         LogicalPlan::Sort(_) => ("`ORDER BY` has no meaning over rows that never end", "sort where the rows are read"),
         LogicalPlan::Limit(_) => ("`LIMIT` and `OFFSET` have no meaning over rows that never end", "filter with `WHERE`"),
-        LogicalPlan::Distinct(_) => ("`DISTINCT` is not part of this version", "write `GROUP BY` over the same columns"),
-        LogicalPlan::Union(_) => ("`UNION` is not part of this version", "write one view for each input"),
-        LogicalPlan::Window(_) => ("`OVER` is not part of this version", "use `TUMBLE` or `HOP` with `GROUP BY`, or `prev`, `robust_z` and `percent_rank`"),
+        LogicalPlan::Distinct(_) => {
+            ("`DISTINCT ON` is not part of this version", "write `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …)` in a subquery and `WHERE` it is 1")
+        }
+        LogicalPlan::RecursiveQuery(_) => ("`WITH RECURSIVE` has no meaning over rows that never end", "write the steps as views"),
+        LogicalPlan::Unnest(_) => ("`UNNEST` is not part of this version", "send a row for each element"),
         LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => ("a query reads `FROM` a relation", "name a source, a table or a view before this one"),
         LogicalPlan::Subquery(_) => ("a query inside of an expression is not part of this version", "make it a view and join it"),
         other => return SqlError::unplaced(format!("this form of query is not part of this version: {}", list(&[other.display().to_string()]))),

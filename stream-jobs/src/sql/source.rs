@@ -62,6 +62,7 @@ pub(super) fn plan(statement: RelationStatement, relation: Relation) -> Result<(
         changes: table,
         stream: !table,
         broadcast: spec.broadcast,
+        part: false,
     };
     Ok((spec, info))
 }

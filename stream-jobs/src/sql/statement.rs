@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::{
 pub(super) enum Statement {
     Relation(RelationStatement),
     View(ViewStatement),
+    Function(Box<FunctionStatement>),
     Sink(SinkStatement),
     Alert(Box<AlertStatement>),
 }
@@ -43,9 +44,21 @@ pub(super) struct ViewStatement {
     pub name: Name,
     pub query: Box<Query>,
     pub query_tokens: Tokens,
+    /// Columns of `FOR SYSTEM_TIME AS OF`.
+    pub as_of: Vec<Name>,
     /// What was written, with its place.
     pub emit: Option<(Emit, Location)>,
     pub options: Options,
+}
+
+#[derive(Debug)]
+pub(super) struct FunctionStatement {
+    pub name: String,
+    pub parameters: Vec<(String, DataType)>,
+    pub returns: DataType,
+    pub body: (SqlExpr, Tokens),
+    /// Where the text of the body stands in the file.
+    pub body_place: Location,
 }
 
 #[derive(Debug)]
@@ -70,19 +83,80 @@ pub(super) fn timestamp() -> DataType {
 }
 
 pub(super) fn parse(tokens: &Tokens) -> Result<Statement> {
-    let expected = "expected `CREATE SOURCE`, `CREATE TABLE`, `CREATE MATERIALIZED VIEW`, `CREATE SINK` or `CREATE ALERT`";
+    let found = |index: usize| tokens.get(index).map_or("the end of the statement".to_string(), |t| format!("`{}`", t.token));
+    let expected = |index: usize| {
+        let statements = "`CREATE SOURCE`, `CREATE TABLE`, `CREATE FUNCTION`, `CREATE MATERIALIZED VIEW`, `CREATE SINK` or `CREATE ALERT`";
+        SqlError::at(tokens.place(index), format!("expected {statements}, found {}", found(index)))
+    };
     if !tokens.is_word_at(0, "create") {
-        return Err(SqlError::at(tokens.start(), expected));
+        return Err(expected(0));
     }
     match tokens.get(1).map(|t| t.token.to_string().to_ascii_lowercase()).as_deref() {
         Some("source") => relation(tokens, false),
         Some("table") => relation(tokens, true),
+        Some("function") => function(tokens),
         Some("sink") => sink(tokens),
         Some("alert") => alert(tokens),
         Some("materialized") if tokens.is_word_at(2, "view") => view(tokens),
         Some("view") => Err(SqlError::at(tokens.place(1), "a job keeps its views").hint("write `CREATE MATERIALIZED VIEW`")),
-        _ => Err(SqlError::at(tokens.place(1), expected)),
+        _ => Err(expected(1)),
     }
+}
+
+/// `CREATE FUNCTION name(a TYPE, …) RETURNS TYPE [LANGUAGE SQL] [IMMUTABLE] AS 'expression'`, or `RETURN expression`.
+fn function(tokens: &Tokens) -> Result<Statement> {
+    let name = name_at(tokens, 2)?;
+    expect(tokens, 3, &Token::LParen)?;
+    let mut parameters: Vec<(String, DataType)> = Vec::new();
+    let mut index = 4;
+    while tokens.get(index).is_some_and(|t| t.token != Token::RParen) {
+        let end = tokens
+            .find_outside(index, |i| matches!(tokens.get(i).map(|t| &t.token), Some(Token::Comma | Token::RParen)))
+            .ok_or_else(|| SqlError::at(tokens.place(3), "this parenthesis is not closed"))?;
+        let part = tokens.part(index, end).ok_or_else(|| SqlError::at(tokens.place(index), "expected an argument and its type, found `,`"))?;
+        let (parameter, field) = parse_column(&part)?;
+        if parameters.iter().any(|(other, _)| *other == parameter.text) {
+            return Err(SqlError::at(parameter.place, format!("two arguments are named `{}`", parameter.text)));
+        }
+        parameters.push((parameter.text, field.data_type().clone()));
+        index = if tokens.get(end).is_some_and(|t| t.token == Token::Comma) { end + 1 } else { end };
+    }
+    index += 1;
+    if !tokens.is_word_at(index, "returns") {
+        let found = tokens.get(index).map_or("the end of the statement".to_string(), |t| format!("`{}`", t.token));
+        let error = SqlError::at(tokens.place(index), format!("expected `RETURNS` and a type, found {found}"));
+        return Err(error.hint("write `CREATE FUNCTION f(a DOUBLE) RETURNS DOUBLE AS '…'`"));
+    }
+    let ends = |i: usize| ["as", "return", "language", "immutable"].iter().any(|word| tokens.is_word_at(i, word));
+    let mut end = tokens.find_outside(index + 1, ends).unwrap_or(tokens.len());
+    let returns = tokens.part(index + 1, end).ok_or_else(|| SqlError::at(tokens.place(index), "expected a type after `RETURNS`"))?;
+    let returns = parse_type(&returns)?;
+    while tokens.is_word_at(end, "language") || tokens.is_word_at(end, "immutable") {
+        end += if tokens.is_word_at(end, "language") { 2 } else { 1 };
+    }
+    let form = |place| SqlError::at(place, "expected `AS` and the expression in quotes, or `RETURN` and the expression");
+    let body = if tokens.is_word_at(end, "return") {
+        tokens.part(end + 1, tokens.len()).ok_or_else(|| form(tokens.place(end)))?
+    } else {
+        let text = match tokens.get(end + 1).map(|t| &t.token) {
+            Some(Token::SingleQuotedString(text)) => text.clone(),
+            Some(Token::DollarQuotedString(text)) => text.value.clone(),
+            _ => return Err(form(tokens.place(end + 1))),
+        };
+        if !tokens.is_word_at(end, "as") || tokens.len() > end + 2 {
+            return Err(form(tokens.place(if tokens.is_word_at(end, "as") { end + 2 } else { end })));
+        }
+        let inner = super::tokens::statements(&text).map_err(|error| SqlError::at(tokens.place(end + 1), error.message))?;
+        match <[Tokens; 1]>::try_from(inner) {
+            Ok([body]) => body,
+            Err(_) => return Err(SqlError::at(tokens.place(end + 1), "the body of a function is one expression")),
+        }
+    };
+    let body_place = tokens.place(end + 1);
+    let without_select = if body.is_word_at(0, "select") { body.part(1, body.len()).ok_or_else(|| form(body_place))? } else { body };
+    let expr = parse_whole(&without_select, |parser| parser.parse_expr())
+        .map_err(|error| if tokens.is_word_at(end, "return") { error } else { SqlError::at(body_place, error.message) })?;
+    Ok(Statement::Function(Box::new(FunctionStatement { name: name.text, parameters, returns, body: (expr, without_select), body_place })))
 }
 
 /// The query of a mapping: the whole statement.
@@ -127,13 +201,17 @@ fn parse_column(part: &Tokens) -> Result<(Name, Field)> {
         return Err(SqlError::at(name.place, format!("column `{}` begins with `_`: such names are Headend's own", name.text)));
     }
     let type_tokens = part.part(1, part.len()).ok_or_else(|| SqlError::at(name.place, format!("column `{}` has no type", name.text)))?;
-    let sql_type = parse_whole(&type_tokens, |parser| parser.parse_data_type())?;
-    let data_type = column_type(&sql_type).ok_or_else(|| {
-        let types = ["TEXT", "BIGINT", "INT", "SMALLINT", "DOUBLE", "REAL", "BOOLEAN", "TIMESTAMPTZ", "DATE", "DECIMAL(p, s)", "JSON"];
-        SqlError::at(type_tokens.start(), format!("there is no type `{}` here; types are {}", type_tokens.text, list(&types)))
-    })?;
+    let data_type = parse_type(&type_tokens)?;
     let field = Field::new(&name.text, data_type, true);
     Ok((name, field))
+}
+
+fn parse_type(tokens: &Tokens) -> Result<DataType> {
+    let sql_type = parse_whole(tokens, |parser| parser.parse_data_type())?;
+    column_type(&sql_type).ok_or_else(|| {
+        let types = ["TEXT", "BIGINT", "INT", "SMALLINT", "DOUBLE", "REAL", "BOOLEAN", "TIMESTAMPTZ", "DATE", "DECIMAL(p, s)", "JSON"];
+        SqlError::at(tokens.start(), format!("there is no type `{}` here; types are {}", tokens.text, list(&types)))
+    })
 }
 
 fn column_type(sql_type: &SqlType) -> Option<DataType> {
@@ -218,8 +296,33 @@ fn view(tokens: &Tokens) -> Result<Statement> {
             return Err(SqlError::at(tokens.place(index), "expected the end of the statement").hint("statements end with `;`"));
         }
     }
+    let (query_tokens, as_of) = without_as_of(query_tokens)?;
     let query = query(&query_tokens)?;
-    Ok(Statement::View(ViewStatement { name, query, query_tokens, emit, options }))
+    Ok(Statement::View(ViewStatement { name, query, query_tokens, as_of, emit, options }))
+}
+
+/// Takes `FOR SYSTEM_TIME AS OF s.time` out, which the parser of the dialect does not know.
+fn without_as_of(tokens: Tokens) -> Result<(Tokens, Vec<Name>)> {
+    let mut as_of = Vec::new();
+    let mut taken = Vec::new();
+    let mut index = 0;
+    while index < tokens.len() {
+        if !tokens.are_words_at(index, &["for", "system_time", "as", "of"]) {
+            index += 1;
+            continue;
+        }
+        let mut end = index + 4;
+        let mut name = name_at(&tokens, end)?;
+        end += 1;
+        while tokens.get(end).is_some_and(|t| t.token == Token::Period) {
+            name = name_at(&tokens, end + 1)?;
+            end += 2;
+        }
+        taken.push(index..end);
+        as_of.push(name);
+        index = end;
+    }
+    Ok((tokens.without(&taken), as_of))
 }
 
 fn is_with(tokens: &Tokens, index: usize) -> bool {

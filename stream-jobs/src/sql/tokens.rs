@@ -278,6 +278,16 @@ impl Tokens {
         None
     }
 
+    /// The statement without the tokens in `taken`.
+    pub fn without(mut self, taken: &[std::ops::Range<usize>]) -> Self {
+        let mut index = 0;
+        self.tokens.retain(|_| {
+            index += 1;
+            !taken.iter().any(|range| range.contains(&(index - 1)))
+        });
+        self
+    }
+
     /// A part of the statement: `text` is the part's.
     pub fn part(&self, from: usize, to: usize) -> Option<Tokens> {
         let tokens = self.tokens.get(from..to).filter(|part| !part.is_empty())?.to_vec();

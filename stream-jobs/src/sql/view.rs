@@ -2,20 +2,27 @@
 
 use super::{
     aggregate::{Grouped, is_bound},
-    catalog::{Catalog, RelationInfo, WindowCall},
+    catalog::{Catalog, RelationInfo},
     error::{Result, SqlError, from_datafusion, list, place},
     join::Joined,
     query::{self, Base},
+    rank::Ranked,
     rows::Rows,
-    statement::ViewStatement,
+    scope::Scope,
+    statement::{Name, ViewStatement},
     tokens::Tokens,
+    two::{Meeting, Two},
 };
-use crate::plan::{Aggregate, Body, Emit, GroupColumn, Join, LatePolicy, Relation, ViewSpec};
+use crate::{
+    plan::{Aggregate, AsOfJoin, Body, Emit, GroupColumn, IntervalJoin, Join, JoinKind, LatePolicy, PairJoin, Rank, Relation, ViewSpec},
+    windows::Windows,
+};
 use arrow_schema::SchemaRef;
-use datafusion::sql::sqlparser::tokenizer::Location;
+use datafusion::{common::DFSchema, sql::sqlparser::tokenizer::Location};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 /// Views above this level are refused.
-const LEVEL_MAX: u8 = 2;
+const LEVEL_MAX: u8 = 6;
 
 /// The views that one statement makes: the user's last, before it those that the planner needs.
 pub(super) struct Views {
@@ -23,19 +30,52 @@ pub(super) struct Views {
     pub info: RelationInfo,
 }
 
-struct Settings<'a> {
-    name: &'a str,
+#[derive(Clone)]
+pub(super) struct Settings<'a> {
+    pub name: String,
     sql: &'a str,
     emit: Option<(Emit, Location)>,
     late: LatePolicy,
     late_written: Option<Location>,
+    /// A window of the statement takes what is written about late rows.
+    late_used: Rc<Cell<bool>>,
     allowed_lateness_us: i64,
     tokens: &'a Tokens,
+    /// Columns of `FOR SYSTEM_TIME AS OF`.
+    pub as_of: Rc<[Name]>,
+    /// The view is one that the planner makes for a part of the query.
+    inner: bool,
 }
 
-impl Settings<'_> {
+impl<'a> Settings<'a> {
+    /// For a query that is no view.
+    pub fn plain(tokens: &'a Tokens) -> Self {
+        Self {
+            name: String::new(),
+            sql: "",
+            emit: None,
+            late: LatePolicy::Side,
+            late_written: None,
+            late_used: Rc::default(),
+            allowed_lateness_us: 0,
+            tokens,
+            as_of: Rc::new([]),
+            inner: false,
+        }
+    }
+
     fn emit(&self) -> Emit {
         self.emit.map_or(Emit::Changes, |(emit, _)| emit)
+    }
+
+    /// For a view of a part of the query.
+    pub fn inner(&self, name: String) -> Self {
+        Self { name, inner: true, ..self.clone() }
+    }
+
+    /// Closed windows are put right for a while.
+    pub fn puts_right(&self) -> bool {
+        self.allowed_lateness_us > 0 && self.emit() == Emit::OnWindowClose
     }
 
     /// An error at the `EMIT` clause, or without one at the start of the query.
@@ -44,7 +84,7 @@ impl Settings<'_> {
     }
 
     fn refuse_late(&self) -> Result<()> {
-        match self.late_written {
+        match self.late_written.filter(|_| !self.inner && !self.late_used.get()) {
             Some(place) => Err(SqlError::at(place, "rows are late for windows only").hint("leave `late` and `allowed_lateness` out")),
             None => Ok(()),
         }
@@ -52,23 +92,67 @@ impl Settings<'_> {
 }
 
 /// `first_view`: the index that the first new view will have.
-pub(super) fn plan(statement: ViewStatement, text: &str, catalog: &Catalog, first_view: usize) -> Result<Views> {
-    let ViewStatement { name, query, query_tokens: tokens, emit, mut options } = statement;
+pub(super) fn plan(statement: ViewStatement, text: &str, catalog: &Arc<Catalog>, first_view: usize) -> Result<Views> {
+    let ViewStatement { name, query, query_tokens: tokens, as_of, emit, mut options } = statement;
     let late_written = ["late", "allowed_lateness"].iter().find_map(|option| options.place(option));
     let late = if options.choice("late", &["side", "drop"])?.as_deref() == Some("drop") { LatePolicy::Drop } else { LatePolicy::Side };
     let allowed_lateness_us = options.duration_us("allowed_lateness")?.unwrap_or(0);
     options.finish(&["late", "allowed_lateness"])?;
-    let planned = query::plan(query, &tokens, catalog)?;
-    let mut rows = planned.rows;
-    let schema = rows.finish().map_err(|e| from_datafusion(e, &tokens))?;
-    let settings = Settings { name: &name.text, sql: text, emit, late, late_written, allowed_lateness_us, tokens: &tokens };
-    let views = match planned.base {
-        Base::Relation { info, window: None } => map(&settings, &info, rows, schema, first_view),
-        Base::Relation { .. } => Err(SqlError::unplaced("a window function needs `GROUP BY`").hint("write `GROUP BY …, window_start, window_end`")),
-        Base::Aggregate(grouped) => aggregate(&settings, *grouped, rows, schema, first_view),
-        Base::Join(joined) => join(&settings, joined, rows, schema, first_view),
+    let settings = Settings {
+        name: name.text,
+        sql: text,
+        emit,
+        late,
+        late_written,
+        late_used: Rc::default(),
+        allowed_lateness_us,
+        tokens: &tokens,
+        as_of: as_of.into(),
+        inner: false,
     };
-    views.map_err(|error| place(error, &tokens))
+    let mut scope = Scope::new(Arc::clone(catalog), settings.clone(), first_view);
+    let mut query = query;
+    if let Some(with) = query.with.take() {
+        query.with = scope.add_queries(with, &tokens)?;
+    }
+    let mut planned = query::plan(query, &tokens, &mut scope)?;
+    let schema = planned.rows.finish().map_err(|e| from_datafusion(e, &tokens))?;
+    let made = views(&settings, planned.base, planned.rows, schema, scope.next_view()).map_err(|e| from_datafusion(e, &tokens));
+    let made = made.map_err(|error| place(error, &tokens))?;
+    let specs = scope.specs.into_iter().chain(made.specs).collect();
+    Ok(Views { specs, info: made.info })
+}
+
+/// The views of a planned query; the first has the index `first_view`.
+pub(super) fn views(settings: &Settings<'_>, base: Base, rows: Rows, schema: SchemaRef, first_view: usize) -> datafusion::common::Result<Views> {
+    Ok(match base {
+        Base::Relation { info, window: None } => map(settings, &info, rows, schema, first_view),
+        Base::Relation { .. } => Err(SqlError::unplaced("a window function needs `GROUP BY`").hint("write `GROUP BY …, window_start, window_end`")),
+        Base::Aggregate(grouped) if rows.uses_now && settings.emit() != Emit::OnWindowClose => {
+            return over_clock(settings, *grouped, rows, schema, first_view);
+        }
+        Base::Aggregate(grouped) => aggregate(settings, *grouped, rows, schema, first_view),
+        Base::Join(joined) => join(settings, joined, rows, schema, first_view),
+        Base::Two(two) => meeting(settings, *two, rows, schema, first_view),
+        Base::Rank(ranked) => rank(settings, *ranked, rows, schema, first_view),
+        Base::Nothing => Err(SqlError::unplaced("a query reads `FROM` a relation")),
+    }?)
+}
+
+/// An aggregate whose results are shown by the clock: the results as they are, and over them a view that is evaluated again at each tick.
+fn over_clock(settings: &Settings<'_>, grouped: Grouped, rows: Rows, schema: SchemaRef, first_view: usize) -> datafusion::common::Result<Views> {
+    let mut whole = Rows::new(Arc::new(DFSchema::try_from(grouped.schema.as_ref().clone())?));
+    let below = whole.finish_inner()?;
+    let rows = rows.over(&below, &grouped.schema);
+    let inner = settings.inner(format!("{}$results", settings.name));
+    let mut views = aggregate(&inner, grouped, whole, below, first_view)?;
+    let info = RelationInfo { part: true, ..views.info };
+    let above = map(settings, &info, rows, schema, first_view + views.specs.len())?;
+    for spec in &mut views.specs {
+        spec.visible = false;
+    }
+    views.specs.extend(above.specs);
+    Ok(Views { specs: views.specs, info: above.info })
 }
 
 /// The view's columns that still are the base's columns `wanted`, all of them.
@@ -77,7 +161,7 @@ fn projected(rows: &Rows, wanted: &[usize]) -> Option<Vec<usize>> {
 }
 
 fn map(settings: &Settings<'_>, info: &RelationInfo, rows: Rows, schema: SchemaRef, index: usize) -> Result<Views> {
-    if settings.emit.is_some() {
+    if settings.emit.is_some() && !settings.inner && !info.part {
         return Err(settings.at_emit("a view without aggregation or join emits each row at once").hint("leave `EMIT` out"));
     }
     settings.refuse_late()?;
@@ -90,7 +174,7 @@ fn map(settings: &Settings<'_>, info: &RelationInfo, rows: Rows, schema: SchemaR
     let time_column = info.time_column.and_then(|time| rows.column_of(time));
     let partition = info.partition.as_ref().and_then(|columns| projected(&rows, columns));
     let new_info = RelationInfo {
-        name: settings.name.to_string(),
+        name: settings.name.clone(),
         relation: Relation::View(index),
         schema: schema.clone(),
         window_columns: if key.is_empty() { Vec::new() } else { projected(&rows, &info.window_columns).unwrap_or_default() },
@@ -102,9 +186,14 @@ fn map(settings: &Settings<'_>, info: &RelationInfo, rows: Rows, schema: SchemaR
         changes: info.changes,
         stream: false,
         broadcast: false,
+        part: false,
     };
-    let emit = if info.changes { Emit::Changes } else { Emit::OnWindowClose };
-    let body = Body::Map { input: info.relation, steps: rows.steps };
+    let emit = match settings.emit() {
+        _ if !info.changes => Emit::OnWindowClose,
+        Emit::ChangesEvery { interval_us } => Emit::ChangesEvery { interval_us },
+        _ => Emit::Changes,
+    };
+    let body = Body::Map { input: info.relation, steps: rows.steps, as_they_come: false };
     let spec = spec_of(settings, body, emit, &new_info, rows.uses_now);
     Ok(Views { specs: vec![spec], info: new_info })
 }
@@ -122,13 +211,12 @@ fn missing_key<'a>(names: impl Iterator<Item = &'a str>, of: &str) -> SqlError {
     SqlError::unplaced(format!("the view must select the key of `{of}`, by which its rows are known: {}", list(&names)))
 }
 
-fn spec_of(settings: &Settings<'_>, body: Body, emit: Emit, info: &RelationInfo, uses_now: bool) -> ViewSpec {
+pub(super) fn spec_of(settings: &Settings<'_>, body: Body, emit: Emit, info: &RelationInfo, uses_now: bool) -> ViewSpec {
     ViewSpec {
-        name: settings.name.to_string(),
-        body,
+        name: settings.name.clone(),
         emit,
         late: settings.late,
-        allowed_lateness_us: settings.allowed_lateness_us,
+        allowed_lateness_us: if settings.inner && !matches!(body, Body::Aggregate(_)) { 0 } else { settings.allowed_lateness_us },
         schema: info.schema.clone(),
         key: info.key.clone(),
         time_column: info.time_column,
@@ -136,74 +224,96 @@ fn spec_of(settings: &Settings<'_>, body: Body, emit: Emit, info: &RelationInfo,
         level: info.level,
         uses_now,
         sql: settings.sql.to_string(),
-        visible: true,
+        visible: !settings.inner,
+        body,
     }
 }
 
 fn aggregate(settings: &Settings<'_>, grouped: Grouped, rows: Rows, schema: SchemaRef, first_view: usize) -> Result<Views> {
     let info = grouped.info.clone();
     refuse_broadcast(&info)?;
-    check_aggregate(settings, &grouped)?;
-    let output = group_output(&grouped, &rows)?;
-    let stays = info.partition.as_ref().and_then(|partition| {
-        let group_of = |column: &usize| grouped.group_origins.iter().position(|origin| *origin == Some(*column));
-        partition.iter().map(|column| output[group_of(column)?]).collect::<Option<Vec<usize>>>()
-    });
-    let level = if stays.is_some() { info.level } else { info.level + 1 };
-    if level > LEVEL_MAX {
-        let message = format!("the view is grouped by another key than `{}`, which is already at level {LEVEL_MAX}", info.name);
-        return Err(SqlError::unplaced(message).hint("group a view that is kept by the key of its source"));
-    }
-    let bounds: Vec<usize> = grouped.group.iter().zip(&output).filter(|(column, _)| is_bound(column)).filter_map(|(_, out)| *out).collect();
-    let own: Vec<usize> = grouped.group.iter().zip(&output).filter(|(column, _)| !is_bound(column)).filter_map(|(_, out)| *out).collect();
-    let end = grouped.group.iter().position(|column| matches!(column, GroupColumn::WindowEnd)).and_then(|i| output[i]);
+    let emit = aggregate_emit(settings, &grouped)?;
+    let output = group_output(settings, &grouped, &rows)?;
+    let group_of = |column: &usize| grouped.group_origins.iter().position(|origin| *origin == Some(*column));
+    let held_by: Option<Vec<usize>> = info.partition.as_ref().and_then(|partition| partition.iter().map(group_of).collect());
+    let stays = held_by.is_some();
+    let level = info.level + u8::from(!stays);
+    check_level(level, &info.name)?;
+    // The bounds of a window: the window's own here, or those of the closed windows below.
+    let bound_of = |column: usize| is_bound(&grouped.group[column]) || grouped.window.is_none() && grouped.closes_with(column);
+    let columns = |bound: bool| (0..grouped.group.len()).filter(|c| bound_of(*c) == bound).filter_map(|c| output[c]).collect::<Vec<usize>>();
+    let (bounds, own) = (columns(true), columns(false));
+    let is_end = |column: &usize| match grouped.group[*column] {
+        GroupColumn::WindowEnd => true,
+        _ => {
+            grouped.window.is_none()
+                && info.time_is_window_end
+                && grouped.group_origins[*column].is_some()
+                && grouped.group_origins[*column] == info.time_column
+        }
+    };
+    let end = (0..grouped.group.len()).find(is_end).filter(|_| emit == Emit::OnWindowClose || grouped.window.is_some()).and_then(|column| output[column]);
     let new_info = RelationInfo {
-        name: settings.name.to_string(),
+        name: settings.name.clone(),
         relation: Relation::View(first_view),
         schema,
-        key: output.iter().flatten().copied().collect(),
+        key: if settings.inner && !is_known_by(&grouped, &output) { Vec::new() } else { output.iter().flatten().copied().collect() },
         window_columns: bounds,
         time_column: end,
         time_is_window_end: end.is_some(),
-        partition: Some(stays.clone().unwrap_or(own)),
+        partition: match held_by {
+            Some(groups) => groups.into_iter().map(|group| output[group]).collect(),
+            None => Some(own),
+        },
         level,
-        changes: settings.emit() != Emit::OnWindowClose,
+        changes: emit != Emit::OnWindowClose || grouped.revisions,
         stream: false,
         broadcast: false,
+        part: false,
     };
     match (stays, grouped.window) {
-        (Some(_), _) => one_view(settings, &grouped, rows, new_info),
-        (None, Some(window)) => split(settings, &grouped, window, rows, new_info, first_view),
-        (None, None) => crossing(settings, grouped, rows, new_info, first_view),
+        (true, _) => one_view(settings, &grouped, rows, emit, new_info),
+        (false, Some(window)) => split(settings, &grouped, window, rows, new_info, first_view),
+        (false, None) => crossing(settings, grouped, rows, emit, new_info, first_view),
     }
 }
 
-fn check_aggregate(settings: &Settings<'_>, grouped: &Grouped) -> Result<()> {
+/// How the view is emitted. Without a window of its own it closes with the windows that are grouped by.
+fn aggregate_emit(settings: &Settings<'_>, grouped: &Grouped) -> Result<Emit> {
     let emit = settings.emit();
-    if grouped.window.is_none() {
-        settings.refuse_late()?;
-        if emit == Emit::OnWindowClose {
-            return Err(settings.at_emit("`EMIT ON WINDOW CLOSE` needs a window").hint("read `FROM TUMBLE(…)` or `HOP(…)`, or write `EMIT CHANGES`"));
+    if let Some(windows) = grouped.window {
+        settings.late_used.set(true);
+        let session = matches!(windows, Windows::Sessions { .. });
+        if session && matches!(emit, Emit::ChangesEvery { .. }) {
+            return Err(settings.at_emit("sessions are not emitted at an interval in this version").hint("write `EMIT CHANGES` or `EMIT ON WINDOW CLOSE`"));
         }
+        if session && settings.allowed_lateness_us > 0 {
+            let place = settings.late_written.unwrap_or_else(|| settings.tokens.start());
+            let message = "`allowed_lateness` corrects windows of `TUMBLE`, `HOP` and `CUMULATE`, and a session that has ended is not opened again";
+            return Err(SqlError::at(place, message).hint("choose a longer gap, or a larger bound of the watermark"));
+        }
+        return Ok(emit);
     }
-    if grouped.info.changes
-        && let Some(name) = grouped.first_unretractable()
-    {
-        let message = format!("`{name}` over `{}`, whose rows can be taken back, is not part of this version", grouped.info.name);
-        return Err(SqlError::unplaced(message).hint("use `count`, `sum` or `avg`"));
+    if emit != Emit::OnWindowClose {
+        settings.refuse_late()?;
+        return Ok(emit);
     }
-    if let Some(name) = grouped.first_foreign()
-        && (grouped.window.is_none() || emit != Emit::OnWindowClose)
-    {
-        let message = format!("`{name}` needs a window and `EMIT ON WINDOW CLOSE` in this version");
-        return Err(SqlError::unplaced(message).hint("`count`, `sum`, `min`, `max`, `avg`, `first_value` and `last_value` work everywhere"));
+    let closes = !grouped.info.changes && grouped.info.time_is_window_end && (0..grouped.group.len()).any(|column| grouped.closes_with(column));
+    match (closes, settings.inner) {
+        (true, _) => Ok(Emit::OnWindowClose),
+        (false, true) => Ok(Emit::Changes),
+        (false, false) => Err(settings
+            .at_emit("`EMIT ON WINDOW CLOSE` needs a window")
+            .hint("read `FROM TUMBLE(…)` or another window, group by the window of a view that closes, or write `EMIT CHANGES`")),
     }
-    Ok(())
 }
 
 /// Where each group column stands in the view; every one of them but one bound of the window must.
-fn group_output(grouped: &Grouped, rows: &Rows) -> Result<Vec<Option<usize>>> {
+fn group_output(settings: &Settings<'_>, grouped: &Grouped, rows: &Rows) -> Result<Vec<Option<usize>>> {
     let output: Vec<Option<usize>> = (0..grouped.group.len()).map(|column| rows.column_of(column)).collect();
+    if settings.inner {
+        return Ok(output);
+    }
     let bound_selected = grouped.group.iter().zip(&output).any(|(column, out)| is_bound(column) && out.is_some());
     for (index, (column, out)) in grouped.group.iter().zip(&output).enumerate() {
         if out.is_none() && !(is_bound(column) && bound_selected) {
@@ -215,6 +325,12 @@ fn group_output(grouped: &Grouped, rows: &Rows) -> Result<Vec<Option<usize>>> {
     Ok(output)
 }
 
+/// True where the view shows every column of its group, or of a window's bounds one.
+fn is_known_by(grouped: &Grouped, output: &[Option<usize>]) -> bool {
+    let bound_shown = grouped.group.iter().zip(output).any(|(column, out)| is_bound(column) && out.is_some());
+    grouped.group.iter().zip(output).all(|(column, out)| out.is_some() || is_bound(column) && bound_shown)
+}
+
 fn with_post(mut aggregate: Aggregate, rows: Rows) -> Body {
     aggregate.post = rows.steps;
     Body::Aggregate(aggregate)
@@ -224,19 +340,19 @@ fn placed<T>(result: datafusion::common::Result<T>, settings: &Settings<'_>) -> 
     result.map_err(|e| from_datafusion(e, settings.tokens))
 }
 
-fn one_view(settings: &Settings<'_>, grouped: &Grouped, rows: Rows, info: RelationInfo) -> Result<Views> {
+fn one_view(settings: &Settings<'_>, grouped: &Grouped, rows: Rows, emit: Emit, info: RelationInfo) -> Result<Views> {
     let key = grouped.info.key.iter().copied().map(Some);
     let group = grouped.group.iter().zip(&grouped.group_origins).filter(|(column, _)| !is_bound(column)).map(|(_, origin)| *origin);
     // In the order of the record's key, because the columns are read out of its bytes.
     let by_record_key = matches!(grouped.info.relation, Relation::Source(_)) && key.eq(group);
     let aggregate = placed(grouped.single(by_record_key), settings)?;
     let uses_now = rows.uses_now || grouped.pre.uses_now;
-    let spec = spec_of(settings, with_post(aggregate, rows), settings.emit(), &info, uses_now);
+    let spec = spec_of(settings, with_post(aggregate, rows), emit, &info, uses_now);
     Ok(Views { specs: vec![spec], info })
 }
 
 /// A windowed aggregate whose groups lie across tasks: states of panes beside the rows, results above.
-fn split(settings: &Settings<'_>, grouped: &Grouped, window: WindowCall, rows: Rows, mut info: RelationInfo, first_view: usize) -> Result<Views> {
+fn split(settings: &Settings<'_>, grouped: &Grouped, window: Windows, rows: Rows, mut info: RelationInfo, first_view: usize) -> Result<Views> {
     if settings.emit() != Emit::OnWindowClose {
         let message = "a windowed view by another key than its input's is complete when the window closes".to_string();
         return Err(settings.at_emit(message).hint("write `EMIT ON WINDOW CLOSE`"));
@@ -272,7 +388,7 @@ fn split(settings: &Settings<'_>, grouped: &Grouped, window: WindowCall, rows: R
 
 /// An aggregate without a window whose groups lie across tasks: it reads the epoch log of the level below, so that what it reads
 /// must be a view.
-fn crossing(settings: &Settings<'_>, mut grouped: Grouped, rows: Rows, mut info: RelationInfo, first_view: usize) -> Result<Views> {
+fn crossing(settings: &Settings<'_>, mut grouped: Grouped, rows: Rows, emit: Emit, mut info: RelationInfo, first_view: usize) -> Result<Views> {
     let mut specs = Vec::new();
     let below_uses_now = grouped.pre.uses_now;
     if matches!(grouped.info.relation, Relation::Source(_)) {
@@ -284,9 +400,9 @@ fn crossing(settings: &Settings<'_>, mut grouped: Grouped, rows: Rows, mut info:
             partition: Some(crossing.key),
             ..RelationInfo::clone(&grouped.info)
         };
-        let emit = if below.changes { Emit::Changes } else { Emit::OnWindowClose };
-        let body = Body::Map { input: below.relation, steps: crossing.steps };
-        let mut spec = spec_of(settings, body, emit, &below, below_uses_now);
+        let below_emit = if below.changes { Emit::Changes } else { Emit::OnWindowClose };
+        let body = Body::Map { input: below.relation, steps: crossing.steps, as_they_come: false };
+        let mut spec = spec_of(settings, body, below_emit, &below, below_uses_now);
         spec.name = format!("{}$rows", settings.name);
         spec.visible = false;
         specs.push(spec);
@@ -297,13 +413,13 @@ fn crossing(settings: &Settings<'_>, mut grouped: Grouped, rows: Rows, mut info:
         info.relation = Relation::View(first_view + 1);
     }
     let uses_now = rows.uses_now || below_uses_now;
-    specs.push(spec_of(settings, with_post(aggregate, rows), settings.emit(), &info, uses_now));
+    specs.push(spec_of(settings, with_post(aggregate, rows), emit, &info, uses_now));
     Ok(Views { specs, info })
 }
 
 fn join(settings: &Settings<'_>, joined: Joined, rows: Rows, schema: SchemaRef, index: usize) -> Result<Views> {
     settings.refuse_late()?;
-    if settings.emit() == Emit::OnWindowClose {
+    if settings.emit() == Emit::OnWindowClose && !settings.inner {
         return Err(settings.at_emit("a join of tables has no window that closes").hint("write `EMIT CHANGES` or `EMIT CHANGES EVERY INTERVAL '…'`"));
     }
     let mut key = Vec::new();
@@ -315,7 +431,7 @@ fn join(settings: &Settings<'_>, joined: Joined, rows: Rows, schema: SchemaRef, 
     }
     let partition = joined.partition_positions().into_iter().map(|position| key[position]).collect();
     let info = RelationInfo {
-        name: settings.name.to_string(),
+        name: settings.name.clone(),
         relation: Relation::View(index),
         schema,
         key,
@@ -327,9 +443,194 @@ fn join(settings: &Settings<'_>, joined: Joined, rows: Rows, schema: SchemaRef, 
         changes: true,
         stream: false,
         broadcast: false,
+        part: false,
     };
     let uses_now = rows.uses_now || joined.uses_now;
     let body = Body::Join(Join { sides: joined.sides, schema: joined.schema, post: rows.steps });
-    let spec = spec_of(settings, body, settings.emit(), &info, uses_now);
+    let emit = if settings.emit() == Emit::OnWindowClose { Emit::Changes } else { settings.emit() };
+    let spec = spec_of(settings, body, emit, &info, uses_now);
     Ok(Views { specs: vec![spec], info })
+}
+
+/// The best rows of each partition.
+fn rank(settings: &Settings<'_>, ranked: Ranked, rows: Rows, schema: SchemaRef, first_view: usize) -> Result<Views> {
+    let info = ranked.info.clone();
+    refuse_broadcast(&info)?;
+    settings.refuse_late()?;
+    let Some(limit) = ranked.limit else {
+        let error = SqlError::unplaced("`ROW_NUMBER()` without a bound keeps every row of its partition, expected `WHERE rn <= n` around it");
+        let form = "SELECT … FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) AS rn FROM …) x WHERE rn <= 10";
+        return Err(error.hint(format!("write `{form}`")));
+    };
+    let closes = ranked.partition_origins.iter().flatten().any(|origin| info.window_columns.contains(origin)) && !info.changes && info.time_is_window_end;
+    let emit = match settings.emit() {
+        Emit::OnWindowClose if closes => Emit::OnWindowClose,
+        Emit::Changes if closes && settings.emit.is_none() => Emit::OnWindowClose,
+        Emit::OnWindowClose if settings.inner => Emit::Changes,
+        Emit::OnWindowClose => {
+            return Err(settings.at_emit("`EMIT ON WINDOW CLOSE` needs the window of a view that closes in `PARTITION BY`").hint("write `EMIT CHANGES`"));
+        }
+        other => other,
+    };
+    let place = rows.column_of(ranked.place());
+    let partition: Option<Vec<usize>> = ranked.partition_origins.iter().map(|origin| rows.column_of((*origin)?)).collect();
+    let own_key = projected(&rows, &info.key).filter(|key| !key.is_empty());
+    let key = match (place, partition) {
+        (Some(place), Some(partition)) => partition.into_iter().chain([place]).collect(),
+        (None, Some(partition)) if limit == 1 && !partition.is_empty() => partition,
+        (_, partition) => own_key.ok_or_else(|| {
+            let what = if partition.is_none() { "the columns of `PARTITION BY`".to_string() } else { format!("`{}`", ranked.name) };
+            SqlError::unplaced(format!("the view must select {what}: it is part of the key by which its rows are known"))
+        })?,
+    };
+    let by_place = place.is_some() || limit == 1;
+    let partition = info.partition.as_ref().filter(|columns| columns.iter().all(|c| ranked.partition_origins.contains(&Some(*c))));
+    let mut specs = Vec::new();
+    let (mut input, mut pre, level) = (info.relation, ranked.pre.steps.clone(), info.level + u8::from(partition.is_none()));
+    if partition.is_none() {
+        check_level(level, &info.name)?;
+        if matches!(input, Relation::Source(_)) || !pre.is_empty() {
+            let spec = rows_below(settings, &info, &ranked.pre, false);
+            specs.push(spec);
+            (input, pre) = (Relation::View(first_view), Vec::new());
+        }
+    }
+    let partition = match partition {
+        Some(columns) => projected(&rows, columns),
+        None => ranked.partition_origins.iter().map(|origin| rows.column_of((*origin)?)).collect(),
+    };
+    let new_info = RelationInfo {
+        name: settings.name.clone(),
+        relation: Relation::View(first_view + specs.len()),
+        schema,
+        window_columns: projected(&rows, &info.window_columns).unwrap_or_default(),
+        time_column: info.time_column.and_then(|time| rows.column_of(time)),
+        time_is_window_end: info.time_is_window_end,
+        key,
+        partition,
+        level,
+        changes: emit != Emit::OnWindowClose,
+        stream: false,
+        broadcast: false,
+        part: false,
+    };
+    let uses_now = rows.uses_now || ranked.pre.uses_now;
+    let body = Body::Rank(Rank { input, pre, partition: ranked.partition, order: ranked.order, limit, by_place, schema: ranked.schema, post: rows.steps });
+    specs.push(spec_of(settings, body, emit, &new_info, uses_now));
+    Ok(Views { specs, info: new_info })
+}
+
+fn check_level(level: u8, below: &str) -> Result<()> {
+    if level <= LEVEL_MAX {
+        return Ok(());
+    }
+    Err(SqlError::unplaced(format!("the view stands by another key than `{below}`, which is already at level {LEVEL_MAX}")).hint("use fewer changes of key"))
+}
+
+/// The rows of `info`, which is what a relation is after `rows`, as a view of the planner's own: the level above reads it out of the epoch log.
+pub(super) fn rows_below(settings: &Settings<'_>, info: &RelationInfo, rows: &Rows, as_they_come: bool) -> ViewSpec {
+    let emit = if info.changes { Emit::Changes } else { Emit::OnWindowClose };
+    let body = Body::Map { input: info.relation, steps: rows.steps.clone(), as_they_come };
+    let mut spec = spec_of(settings, body, emit, info, rows.uses_now);
+    spec.name = format!("{}$rows", settings.name);
+    spec.visible = false;
+    spec
+}
+
+/// A join of two inputs.
+fn meeting(settings: &Settings<'_>, two: Two, rows: Rows, schema: SchemaRef, index: usize) -> Result<Views> {
+    check_level(two.level, &two.infos[0].name)?;
+    let tables = matches!(two.meeting, Meeting::Tables);
+    if matches!(two.meeting, Meeting::Within { .. }) {
+        settings.late_used.set(true)
+    } else {
+        settings.refuse_late()?
+    }
+    let emit = match (tables, settings.emit()) {
+        (true, Emit::OnWindowClose) if settings.inner => Emit::Changes,
+        (true, Emit::OnWindowClose) => {
+            return Err(settings.at_emit("a join of tables has no window that closes").hint("write `EMIT CHANGES` or `EMIT CHANGES EVERY INTERVAL '…'`"));
+        }
+        (true, emit) => emit,
+        (false, Emit::ChangesEvery { .. }) if !settings.inner => {
+            return Err(settings.at_emit("a join of rows that are appended emits each row once").hint("leave `EMIT` out"));
+        }
+        (false, _) => Emit::OnWindowClose,
+    };
+    let key = if tables { pair_key(&two, &rows)? } else { Vec::new() };
+    let time = |side: usize| two.infos[side].time_column.and_then(|time| rows.column_of(two.column(side, time)));
+    let left_time = time(0);
+    let time_of_right = left_time.is_none() && matches!(two.meeting, Meeting::Within { .. }) && !two.fills_up(1) && time(1).is_some();
+    let merged_time = || two.compared_time().and_then(|position| rows.column_of(Rows::merged(position)));
+    let time_column = if tables {
+        None
+    } else if two.kind == JoinKind::Full {
+        merged_time()
+    } else {
+        left_time.or_else(|| time(1).filter(|_| time_of_right))
+    };
+    let compared = |position: &usize| two.compared(*position).into_iter().find_map(|column| rows.column_of(column));
+    let window_columns = (0..2).flat_map(|side| two.infos[side].window_columns.iter().map(move |column| (side, *column)));
+    let window_columns = window_columns.filter(|_| !tables).filter_map(|(side, column)| rows.column_of(two.column(side, column))).collect();
+    let info = RelationInfo {
+        name: settings.name.clone(),
+        relation: Relation::View(index),
+        schema,
+        key,
+        window_columns,
+        time_column,
+        time_is_window_end: two.infos[usize::from(time_of_right)].time_is_window_end,
+        partition: two.partition.iter().map(compared).collect(),
+        level: two.level,
+        changes: tables,
+        stream: false,
+        broadcast: false,
+        part: false,
+    };
+    let uses_now = rows.uses_now || two.uses_now;
+    let Two { meeting, kind, sides: [left, right], schema, .. } = two;
+    let post = rows.steps;
+    let body = match meeting {
+        Meeting::Tables => Body::PairJoin(PairJoin { left, right, kind, schema, post }),
+        Meeting::Within { lower_us, upper_us, filter } => {
+            Body::IntervalJoin(IntervalJoin { left, right, kind, lower_us, upper_us, filter, time_of_right, schema, post })
+        }
+        Meeting::AsOf { timed } => Body::AsOfJoin(AsOfJoin { stream: left, table: right, kind, timed, schema, post }),
+    };
+    let spec = spec_of(settings, body, emit, &info, uses_now);
+    Ok(Views { specs: vec![spec], info })
+}
+
+/// By what a joined row of two tables is known: the key of the side whose row has one partner at most, or those of both.
+fn pair_key(two: &Two, rows: &Rows) -> Result<Vec<usize>> {
+    let of_side = |side: usize| -> Option<Vec<usize>> { two.sides[side].key.iter().map(|column| rows.column_of(two.column(side, *column))).collect() };
+    let compared = || -> Option<Vec<usize>> {
+        (0..two.sides[0].on.len()).map(|position| two.compared(position).into_iter().find_map(|column| rows.column_of(column))).collect()
+    };
+    let unique = [two.is_unique(0), two.is_unique(1)];
+    if unique == [true, true]
+        && let Some(key) = compared()
+    {
+        return Ok(key);
+    }
+    let whole = [unique[1] && two.kind != JoinKind::Full, unique[0] && two.kind == JoinKind::Inner];
+    for side in (0..2).filter(|side| whole[*side]) {
+        if let Some(key) = of_side(side) {
+            return Ok(key);
+        }
+    }
+    let (left, right) = (of_side(0), of_side(1));
+    if let (Some(mut key), Some(more)) = (left.clone(), right) {
+        more.into_iter().for_each(|column| {
+            if !key.contains(&column) {
+                key.push(column)
+            }
+        });
+        return Ok(key);
+    }
+    let side = if left.is_none() { 0 } else { 1 };
+    let info = &two.infos[side];
+    let names: Vec<&str> = two.sides[side].key.iter().map(|column| info.column_name(*column)).collect();
+    let error = missing_key(names.into_iter(), &info.name);
+    Err(if two.kind == JoinKind::Full && unique == [true, true] { error.hint("of both sides together: `COALESCE(a.k, b.k) AS k`") } else { error })
 }

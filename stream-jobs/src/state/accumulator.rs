@@ -1,27 +1,19 @@
 //! Aggregates as columns: one value per group, folded row by row in log order.
 //!
-//! Count, sum, min, max, avg, first and last are our own columns: cheap to freeze, exact for integers and decimals, and the
-//! same for every cut because each row is folded on its own, in order. Every other aggregate keeps its argument rows and lets
-//! DataFusion's accumulator run over them, in blocks of one fixed size, when a result is asked for: exact and free of
-//! the cut as well, at the price of memory, which `explain` shows.
+//! Count, sum, min, max, avg, first and last are our own columns: cheap to freeze, exact (floats too), and the same for every cut
+//! and order. Every other aggregate keeps its argument rows ([`Bag`]) and lets DataFusion run over them when a result is asked for.
 
 use super::{
     StateError,
+    bag::Bag,
     column::Column,
+    exact::ExactSum,
     number::{Fold, ValueColumn, Values},
 };
 use crate::plan::{AggregateCall, AggregateFunction};
-use arrow_array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, UInt32Array, cast::AsArray, types::*};
-use arrow_schema::{DataType, Field, Schema};
-use arrow_select::concat::{concat, concat_batches};
-use datafusion::{
-    logical_expr::{EmitTo, GroupsAccumulator},
-    physical_expr::aggregate::AggregateFunctionExpr,
-};
+use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, cast::AsArray, types::*};
+use arrow_schema::{ArrowError, DataType, Field};
 use std::sync::Arc;
-
-/// Rows that DataFusion's accumulators are fed at a time.
-const BLOCK: usize = 8192;
 
 #[derive(Debug)]
 pub enum Accumulator {
@@ -32,9 +24,11 @@ pub enum Accumulator {
         fold: Fold,
         data_type: DataType,
     },
-    Avg {
-        sum: Column<f64>,
+    /// The sum of floats, or their mean.
+    Exact {
+        sum: Column<ExactSum>,
         seen: Column<i64>,
+        mean: bool,
     },
     /// `last` = false keeps the first value by time, true the last; equal times go by log order.
     Edge {
@@ -44,12 +38,7 @@ pub enum Accumulator {
         last: bool,
         data_type: DataType,
     },
-    Rows {
-        function: Arc<AggregateFunctionExpr>,
-        blocks: Vec<RecordBatch>,
-        groups: usize,
-        data_type: DataType,
-    },
+    Rows(Bag),
 }
 
 /// The rows of one call: their groups, arguments and times. Rows that the call's `FILTER` refuses are not among them.
@@ -69,15 +58,48 @@ impl Accumulator {
             last,
             data_type: call.data_type.clone(),
         };
+        let exact = |mean| Self::Exact { sum: Column::default(), seen: Column::default(), mean };
         match &call.function {
             AggregateFunction::Count => Self::Count(Column::default()),
+            AggregateFunction::Sum if call.data_type == DataType::Float64 => exact(false),
             AggregateFunction::Sum => number(Fold::Add),
             AggregateFunction::Min => number(Fold::Min),
             AggregateFunction::Max => number(Fold::Max),
-            AggregateFunction::Avg => Self::Avg { sum: Column::default(), seen: Column::default() },
+            AggregateFunction::Avg => exact(true),
             AggregateFunction::FirstValue => edge(false),
             AggregateFunction::LastValue => edge(true),
-            AggregateFunction::DataFusion(f) => Self::Rows { function: Arc::clone(f), blocks: Vec::new(), groups: 0, data_type: call.data_type.clone() },
+            AggregateFunction::DataFusion(f) => Self::Rows(Bag::new(Arc::clone(f), call.order.clone(), call.arg_types.clone(), call.data_type.clone())),
+        }
+    }
+
+    /// An accumulator of the same call without a group.
+    pub fn empty(&self) -> Self {
+        match self {
+            Self::Count(_) => Self::Count(Column::default()),
+            Self::Exact { mean, .. } => Self::Exact { sum: Column::default(), seen: Column::default(), mean: *mean },
+            Self::Number { fold, data_type, .. } => {
+                Self::Number { value: ValueColumn::new(data_type), seen: Column::default(), fold: *fold, data_type: data_type.clone() }
+            }
+            Self::Edge { last, data_type, .. } => {
+                Self::Edge { value: ValueColumn::new(data_type), seen: Column::default(), time: Column::default(), last: *last, data_type: data_type.clone() }
+            }
+            Self::Rows(bag) => Self::Rows(bag.empty()),
+        }
+    }
+
+    /// Leaves a group as if it had seen no row.
+    pub fn clear(&mut self, slot: usize) {
+        match self {
+            Self::Count(c) => *c.get_mut(slot) = 0,
+            Self::Exact { sum, seen, .. } => {
+                *sum.get_mut(slot) = ExactSum::default();
+                *seen.get_mut(slot) = 0;
+            }
+            Self::Number { value, seen, .. } | Self::Edge { value, seen, .. } => {
+                value.clear(slot);
+                *seen.get_mut(slot) = 0;
+            }
+            Self::Rows(bag) => bag.clear(slot),
         }
     }
 
@@ -89,8 +111,8 @@ impl Accumulator {
                 value.grow(len);
                 seen.grow(len, 0);
             }
-            Self::Avg { sum, seen } => {
-                sum.grow(len, 0.0);
+            Self::Exact { sum, seen, .. } => {
+                sum.grow(len, ExactSum::default());
                 seen.grow(len, 0);
             }
             Self::Edge { value, seen, time, .. } => {
@@ -98,7 +120,7 @@ impl Accumulator {
                 seen.grow(len, 0);
                 time.grow(len, 0);
             }
-            Self::Rows { groups, .. } => *groups = len.max(*groups),
+            Self::Rows(bag) => bag.grow(len),
         }
     }
 
@@ -106,20 +128,21 @@ impl Accumulator {
         match self {
             Self::Count(c) => count(c, rows, 1),
             Self::Number { value, seen, fold, .. } => value.fold(seen, rows.slots, &Values::new(&rows.args[0])?, *fold)?,
-            Self::Avg { sum, seen } => average(sum, seen, rows, 1.0)?,
+            Self::Exact { sum, seen, .. } => add_exactly(sum, seen, rows, false)?,
             Self::Edge { value, seen, time, last, data_type } => update_edge(value, seen, time, *last, data_type, rows)?,
-            Self::Rows { blocks, .. } => blocks.push(argument_rows(rows)?),
+            Self::Rows(bag) => bag.add(rows)?,
         }
         Ok(())
     }
 
-    /// Takes rows back. Only count, sum and avg can; the planner lets no other aggregate stand over changes.
+    /// Takes rows back. Over changes the planner makes kept rows of the aggregates that cannot.
     pub fn retract(&mut self, rows: &Rows<'_>) -> Result<(), StateError> {
         match self {
             Self::Count(c) => count(c, rows, -1),
             Self::Number { value, seen, fold: Fold::Add, .. } => value.fold(seen, rows.slots, &Values::new(&rows.args[0])?, Fold::Subtract)?,
-            Self::Avg { sum, seen } => average(sum, seen, rows, -1.0)?,
-            Self::Number { .. } | Self::Edge { .. } | Self::Rows { .. } => debug_assert!(false, "the planner refuses this aggregate over changes"),
+            Self::Exact { sum, seen, .. } => add_exactly(sum, seen, rows, true)?,
+            Self::Rows(bag) => bag.take_back(rows)?,
+            Self::Number { .. } | Self::Edge { .. } => debug_assert!(false, "the planner lets this aggregate stand over appended rows only"),
         }
         Ok(())
     }
@@ -135,9 +158,9 @@ impl Accumulator {
                     *seen.get_mut(slot) += *n.get(source);
                 }
             }
-            (Self::Avg { sum, seen }, Self::Avg { sum: s, seen: n }) => {
+            (Self::Exact { sum, seen, .. }, Self::Exact { sum: s, seen: n, .. }) => {
                 for (slot, source) in pairs() {
-                    *sum.get_mut(slot) += *s.get(source);
+                    sum.get_mut(slot).merge(s.get(source));
                     *seen.get_mut(slot) += *n.get(source);
                 }
             }
@@ -150,10 +173,36 @@ impl Accumulator {
                     *seen.get_mut(slot) += *n.get(source);
                 }
             }
-            (Self::Rows { blocks, .. }, Self::Rows { blocks: o, .. }) => merge_rows(blocks, o, slots, sources)?,
+            (Self::Rows(bag), Self::Rows(other)) => bag.merge(slots, other, sources)?,
             _ => debug_assert!(false, "accumulators of one call are of one kind"),
         }
         Ok(())
+    }
+
+    /// True where [`Accumulator::unmerge`] can take a merged group back.
+    pub fn unmerges(&self) -> bool {
+        matches!(self, Self::Count(_) | Self::Exact { .. } | Self::Number { fold: Fold::Add, .. })
+    }
+
+    /// Takes group `sources[i]` of `other`, merged before, out of group `slots[i]`.
+    pub fn unmerge(&mut self, slots: &[u32], other: &Self, sources: &[u32]) {
+        let pairs = || slots.iter().zip(sources).map(|(a, b)| (*a as usize, *b as usize));
+        match (self, other) {
+            (Self::Count(c), Self::Count(o)) => pairs().for_each(|(slot, source)| *c.get_mut(slot) -= *o.get(source)),
+            (Self::Number { value, seen, .. }, Self::Number { value: v, seen: n, .. }) => {
+                for (slot, source) in pairs().filter(|(_, source)| *n.get(*source) > 0) {
+                    value.fold_one(slot, true, v, source, Fold::Subtract);
+                    *seen.get_mut(slot) -= *n.get(source);
+                }
+            }
+            (Self::Exact { sum, seen, .. }, Self::Exact { sum: s, seen: n, .. }) => {
+                for (slot, source) in pairs() {
+                    sum.get_mut(slot).retract(s.get(source));
+                    *seen.get_mut(slot) -= *n.get(source);
+                }
+            }
+            _ => debug_assert!(false, "only what can be taken back is merged so"),
+        }
     }
 
     /// Folds states that [`Accumulator::states`] made, as rows of a partial view.
@@ -165,10 +214,10 @@ impl Accumulator {
                 slots.iter().zip(n.values()).for_each(|(slot, n)| *c.get_mut(*slot as usize) += n);
             }
             Self::Number { .. } => self.update(&rows)?,
-            Self::Avg { sum, seen } => {
-                let (s, n) = (states[0].as_primitive::<Float64Type>(), states[1].as_primitive::<Int64Type>());
+            Self::Exact { sum, seen, .. } => {
+                let (sums, n) = (exact_sums(&states[0])?, states[1].as_primitive::<Int64Type>());
                 for (row, slot) in slots.iter().enumerate() {
-                    *sum.get_mut(*slot as usize) += s.value(row);
+                    sum.get_mut(*slot as usize).merge(sums.get(row));
                     *seen.get_mut(*slot as usize) += n.value(row);
                 }
             }
@@ -176,7 +225,7 @@ impl Accumulator {
                 let times = states[1].as_primitive::<Int64Type>();
                 self.update(&Rows { slots, args: &states[..1], times: times.values() })?;
             }
-            Self::Rows { .. } => debug_assert!(false, "the planner sends no partial states of this aggregate"),
+            Self::Rows(bag) => bag.add_states(slots, states)?,
         }
         Ok(())
     }
@@ -186,7 +235,9 @@ impl Accumulator {
         let field = |j: usize, t: DataType| Field::new(format!("__s{i}_{j}"), t, true);
         match &call.function {
             AggregateFunction::Count => vec![field(0, DataType::Int64)],
-            AggregateFunction::Avg => vec![field(0, DataType::Float64), field(1, DataType::Int64)],
+            AggregateFunction::Sum if call.data_type == DataType::Float64 => vec![field(0, DataType::Binary), field(1, DataType::Int64)],
+            AggregateFunction::Avg => vec![field(0, DataType::Binary), field(1, DataType::Int64)],
+            AggregateFunction::DataFusion(_) => Bag::state_types(&call.arg_types).into_iter().enumerate().map(|(j, t)| field(j, t)).collect(),
             AggregateFunction::FirstValue | AggregateFunction::LastValue => vec![field(0, call.data_type.clone()), field(1, DataType::Int64)],
             _ => vec![field(0, call.data_type.clone())],
         }
@@ -196,9 +247,10 @@ impl Accumulator {
         let gather = |c: &Column<i64>| Arc::new(Int64Array::from_iter_values(slots.iter().map(|s| *c.get(*s as usize)))) as ArrayRef;
         Ok(match self {
             Self::Count(c) => vec![gather(c)],
-            Self::Avg { sum, seen } => vec![Arc::new(Float64Array::from_iter_values(slots.iter().map(|s| *sum.get(*s as usize)))), gather(seen)],
+            Self::Exact { sum, seen, .. } => vec![exact_array(slots.iter().map(|s| sum.get(*s as usize))), gather(seen)],
             Self::Edge { time, .. } => vec![self.evaluate(slots)?, gather(time)],
-            Self::Number { .. } | Self::Rows { .. } => vec![self.evaluate(slots)?],
+            Self::Number { .. } => vec![self.evaluate(slots)?],
+            Self::Rows(bag) => bag.states(slots)?,
         })
     }
 
@@ -207,11 +259,11 @@ impl Accumulator {
         match self {
             Self::Count(c) => Ok(Arc::new(Int64Array::from_iter_values(slots.iter().map(|s| *c.get(*s as usize))))),
             Self::Number { value, seen, data_type, .. } | Self::Edge { value, seen, data_type, .. } => value.evaluate(seen, slots, data_type),
-            Self::Avg { sum, seen } => Ok(Arc::new(Float64Array::from_iter(slots.iter().map(|s| {
-                let n = *seen.get(*s as usize);
-                (n > 0).then(|| *sum.get(*s as usize) / n as f64)
+            Self::Exact { sum, seen, mean } => Ok(Arc::new(Float64Array::from_iter(slots.iter().map(|s| {
+                let (n, sum) = (*seen.get(*s as usize), sum.get(*s as usize));
+                (n > 0).then(|| if *mean { sum.value() / n as f64 } else { sum.value() })
             })))),
-            Self::Rows { function, blocks, groups, data_type } => evaluate_rows(function, blocks, *groups, slots, data_type),
+            Self::Rows(bag) => bag.evaluate(slots),
         }
     }
 
@@ -221,13 +273,11 @@ impl Accumulator {
             Self::Number { value, seen, fold, data_type } => {
                 Self::Number { value: value.freeze(), seen: seen.freeze(), fold: *fold, data_type: data_type.clone() }
             }
-            Self::Avg { sum, seen } => Self::Avg { sum: sum.freeze(), seen: seen.freeze() },
+            Self::Exact { sum, seen, mean } => Self::Exact { sum: sum.freeze(), seen: seen.freeze(), mean: *mean },
             Self::Edge { value, seen, time, last, data_type } => {
                 Self::Edge { value: value.freeze(), seen: seen.freeze(), time: time.freeze(), last: *last, data_type: data_type.clone() }
             }
-            Self::Rows { function, blocks, groups, data_type } => {
-                Self::Rows { function: Arc::clone(function), blocks: blocks.clone(), groups: *groups, data_type: data_type.clone() }
-            }
+            Self::Rows(bag) => Self::Rows(bag.freeze()),
         }
     }
 
@@ -237,9 +287,9 @@ impl Accumulator {
         Ok(match self {
             Self::Count(c) => (vec![counts(c)], None),
             Self::Number { value, seen, data_type, .. } => (vec![value.to_array(data_type)?, counts(seen)], None),
-            Self::Avg { sum, seen } => (vec![Arc::new(Float64Array::from_iter_values(sum.iter().copied())), counts(seen)], None),
+            Self::Exact { sum, seen, .. } => (vec![exact_array(sum.iter()), counts(seen)], None),
             Self::Edge { value, seen, time, data_type, .. } => (vec![value.to_array(data_type)?, counts(seen), counts(time)], None),
-            Self::Rows { blocks, .. } => (Vec::new(), joined(blocks)?),
+            Self::Rows(bag) => (Vec::new(), Some(bag.to_snapshot()?)),
         })
     }
 
@@ -256,8 +306,8 @@ impl Accumulator {
                 *seen = counts(&columns[1]);
                 2
             }
-            Self::Avg { sum, seen } => {
-                *sum = columns[0].as_primitive::<Float64Type>().values().iter().copied().collect();
+            Self::Exact { sum, seen, .. } => {
+                *sum = exact_sums(&columns[0])?;
                 *seen = counts(&columns[1]);
                 2
             }
@@ -267,9 +317,11 @@ impl Accumulator {
                 *time = counts(&columns[2]);
                 3
             }
-            Self::Rows { blocks, groups, .. } => {
-                blocks.extend(rows);
-                *groups = len;
+            Self::Rows(bag) => {
+                bag.grow(len);
+                if let Some(rows) = rows {
+                    bag.restore(&rows, len)?;
+                }
                 0
             }
         })
@@ -288,15 +340,29 @@ fn count(counts: &mut Column<i64>, rows: &Rows<'_>, step: i64) {
     }
 }
 
-fn average(sum: &mut Column<f64>, seen: &mut Column<i64>, rows: &Rows<'_>, sign: f64) -> Result<(), StateError> {
+fn add_exactly(sum: &mut Column<ExactSum>, seen: &mut Column<i64>, rows: &Rows<'_>, back: bool) -> Result<(), StateError> {
     let Values::F64(values) = Values::new(&arrow_cast::cast(&rows.args[0], &DataType::Float64)?)? else { return Ok(()) };
     for (slot, value) in rows.slots.iter().zip(values.iter()) {
-        if let Some(value) = value {
-            *sum.get_mut(*slot as usize) += sign * value;
-            *seen.get_mut(*slot as usize) += sign as i64;
+        let (slot, Some(value)) = (*slot as usize, value) else { continue };
+        if back {
+            sum.get_mut(slot).subtract(value);
+            *seen.get_mut(slot) -= 1;
+        } else {
+            sum.get_mut(slot).add(value);
+            *seen.get_mut(slot) += 1;
         }
     }
     Ok(())
+}
+
+fn exact_array<'a>(sums: impl Iterator<Item = &'a ExactSum>) -> ArrayRef {
+    let states: Vec<Vec<u8>> = sums.map(ExactSum::to_bytes).collect();
+    Arc::new(BinaryArray::from_iter_values(states))
+}
+
+fn exact_sums(array: &ArrayRef) -> Result<Column<ExactSum>, StateError> {
+    let broken = || StateError::Arrow(ArrowError::CastError("the state of a sum of floats cannot be read".to_owned()));
+    array.as_binary::<i32>().iter().map(|bytes| bytes.and_then(ExactSum::from_bytes).ok_or_else(broken)).collect()
 }
 
 fn edge_moves(seen: i64, held: i64, time: i64, last: bool) -> bool {
@@ -326,82 +392,4 @@ fn update_edge(
         *seen.get_mut(slot) += 1;
     }
     Ok(())
-}
-
-/// Group numbers and arguments as one batch: column `slot`, then `a0`, `a1`, …
-fn argument_rows(rows: &Rows<'_>) -> Result<RecordBatch, StateError> {
-    let mut fields = vec![Field::new("slot", DataType::UInt32, false)];
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from(rows.slots.to_vec()))];
-    for (i, a) in rows.args.iter().enumerate() {
-        fields.push(Field::new(format!("a{i}"), a.data_type().clone(), true));
-        columns.push(Arc::clone(a));
-    }
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
-}
-
-fn joined(blocks: &[RecordBatch]) -> Result<Option<RecordBatch>, StateError> {
-    Ok(match blocks.first() {
-        Some(first) => Some(concat_batches(&first.schema(), blocks)?),
-        None => None,
-    })
-}
-
-fn merge_rows(blocks: &mut Vec<RecordBatch>, other: &[RecordBatch], slots: &[u32], sources: &[u32]) -> Result<(), StateError> {
-    let Some(rows) = joined(other)? else { return Ok(()) };
-    let target: std::collections::HashMap<u32, u32> = sources.iter().copied().zip(slots.iter().copied()).collect();
-    let from = rows.column(0).as_primitive::<UInt32Type>();
-    let moved: UInt32Array = from.values().iter().map(|s| target.get(s).copied()).collect();
-    let keep: BooleanArray = moved.iter().map(|s| Some(s.is_some())).collect();
-    let mut columns = rows.columns().to_vec();
-    columns[0] = Arc::new(UInt32Array::from_iter_values(moved.iter().map(Option::unwrap_or_default)));
-    let rows = RecordBatch::try_new(rows.schema(), columns)?;
-    blocks.push(arrow_select::filter::filter_record_batch(&rows, &keep)?);
-    Ok(())
-}
-
-fn evaluate_rows(function: &AggregateFunctionExpr, blocks: &[RecordBatch], groups: usize, slots: &[u32], data_type: &DataType) -> Result<ArrayRef, StateError> {
-    let results: ArrayRef = if function.groups_accumulator_supported() {
-        let mut accumulator = function.create_groups_accumulator()?;
-        feed(accumulator.as_mut(), blocks, groups)?;
-        accumulator.evaluate(EmitTo::All)?
-    } else {
-        evaluate_row_by_row(function, blocks, groups)?
-    };
-    let indices = UInt32Array::from(slots.to_vec());
-    let taken = arrow_select::take::take(&results, &indices, None)?;
-    Ok(if taken.data_type() == data_type { taken } else { arrow_cast::cast(&taken, data_type)? })
-}
-
-/// Rows in log order in blocks of [`BLOCK`], so that neither cuts nor panes show in the result.
-fn feed(accumulator: &mut dyn GroupsAccumulator, blocks: &[RecordBatch], groups: usize) -> Result<(), StateError> {
-    let Some(rows) = joined(blocks)? else {
-        let empty: [ArrayRef; 0] = [];
-        return Ok(accumulator.update_batch(&empty, &[], None, groups)?);
-    };
-    for start in (0..rows.num_rows()).step_by(BLOCK) {
-        let block = rows.slice(start, BLOCK.min(rows.num_rows() - start));
-        let slots: Vec<usize> = block.column(0).as_primitive::<UInt32Type>().values().iter().map(|s| *s as usize).collect();
-        accumulator.update_batch(&block.columns()[1..], &slots, None, groups)?;
-    }
-    Ok(())
-}
-
-fn evaluate_row_by_row(function: &AggregateFunctionExpr, blocks: &[RecordBatch], groups: usize) -> Result<ArrayRef, StateError> {
-    let mut accumulators = (0..groups).map(|_| function.create_accumulator()).collect::<Result<Vec<_>, _>>()?;
-    if let Some(rows) = joined(blocks)? {
-        let slots = rows.column(0).as_primitive::<UInt32Type>();
-        let mut by_group: Vec<Vec<u32>> = vec![Vec::new(); groups];
-        slots.values().iter().enumerate().for_each(|(row, slot)| by_group[*slot as usize].push(row as u32));
-        for (accumulator, rows_of) in accumulators.iter_mut().zip(by_group) {
-            let indices = UInt32Array::from(rows_of);
-            let args = rows.columns()[1..].iter().map(|c| arrow_select::take::take(c, &indices, None)).collect::<Result<Vec<_>, _>>()?;
-            accumulator.update_batch(&args)?;
-        }
-    }
-    let arrays = accumulators.iter_mut().map(|a| a.evaluate()?.to_array()).collect::<Result<Vec<_>, _>>()?;
-    let arrays: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
-    if arrays.is_empty() {
-        return Ok(arrow_array::new_empty_array(function.field().data_type()));
-    }
-    Ok(concat(&arrays)?)
 }

@@ -148,6 +148,23 @@ impl Groups {
         Ok(())
     }
 
+    /// True where [`Groups::unmerge`] can take every aggregate back.
+    pub fn unmerges(&self) -> bool {
+        self.accumulators.iter().all(Accumulator::unmerges)
+    }
+
+    /// Takes all groups of `other`, which was merged before, out again.
+    pub fn unmerge(&mut self, other: &Self) {
+        let sources: Vec<u32> = (0..other.len() as u32).collect();
+        let slots: Vec<u32> = sources.iter().map(|s| self.slots.get(other.id(*s))).collect();
+        for (slot, source) in slots.iter().zip(&sources) {
+            *self.rows.get_mut(*slot as usize) -= *other.rows.get(*source as usize);
+        }
+        for (mine, theirs) in self.accumulators.iter_mut().zip(&other.accumulators) {
+            mine.unmerge(&slots, theirs, &sources);
+        }
+    }
+
     /// Results of all calls for the keys `ids`, each of which is held.
     pub fn evaluate(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, StateError> {
         let slots: Vec<u32> = ids.iter().map(|id| self.slots.get(*id)).collect();
@@ -161,9 +178,34 @@ impl Groups {
         Ok(states.into_iter().flatten().collect())
     }
 
+    /// Folds the group of the key `from` into that of `into`, and leaves it empty.
+    pub fn move_into(&mut self, into: u32, from: u32) -> Result<(), StateError> {
+        let mut moved = Self { slots: SlotMap::default(), ids: Column::default(), rows: Column::default(), accumulators: self.empty_accumulators() };
+        moved.merge_ids(self, &[from])?;
+        moved.renumber_by(|_| into);
+        self.clear(from);
+        self.merge(&moved)
+    }
+
+    /// Leaves the key's group empty.
+    pub fn clear(&mut self, id: u32) {
+        if let Some(slot) = self.slot(id) {
+            *self.rows.get_mut(slot as usize) = 0;
+            self.accumulators.iter_mut().for_each(|a| a.clear(slot as usize));
+        }
+    }
+
+    fn empty_accumulators(&self) -> Vec<Accumulator> {
+        self.accumulators.iter().map(Accumulator::empty).collect()
+    }
+
     /// The ids of all keys change: `moved[old] = new`.
     pub fn renumber(&mut self, moved: &[u32]) {
-        self.ids = self.ids.iter().map(|id| moved[*id as usize]).collect();
+        self.renumber_by(|id| moved[id as usize]);
+    }
+
+    pub fn renumber_by(&mut self, moved: impl Fn(u32) -> u32) {
+        self.ids = self.ids.iter().map(|id| moved(*id)).collect();
         self.slots = SlotMap::default();
         for (slot, id) in self.ids.iter().enumerate() {
             *self.slots.entry(*id) = slot as u32;

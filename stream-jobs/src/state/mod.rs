@@ -4,7 +4,9 @@
 //! therefore costs one pointer per chunk, and a snapshot is written while the task works on.
 
 pub mod accumulator;
+pub mod bag;
 pub mod column;
+pub mod exact;
 pub mod groups;
 pub mod keys;
 pub mod number;

@@ -71,6 +71,15 @@ impl ValueColumn {
         }
     }
 
+    pub fn clear(&mut self, slot: usize) {
+        match self {
+            Self::I64(c) => *c.get_mut(slot) = 0,
+            Self::F64(c) => *c.get_mut(slot) = 0.0,
+            Self::I128(c) => *c.get_mut(slot) = 0,
+            Self::Scalar(c) => *c.get_mut(slot) = ScalarValue::Null,
+        }
+    }
+
     pub fn freeze(&mut self) -> Self {
         match self {
             Self::I64(c) => Self::I64(c.freeze()),

@@ -4,6 +4,7 @@ use super::{aggregate_of, columns, join_of, last, names, plan};
 use crate::{
     plan::{AggregateFunction, Body, Emit, GroupColumn, JoinKind, KeyedFunction, LatePolicy, Phase, Relation, Step, WindowSpec},
     sql::{explain, explain_json},
+    windows::Windows,
 };
 
 const MINUTE_US: i64 = 60_000_000;
@@ -30,7 +31,7 @@ fn a_tumbling_aggregate_by_the_record_key_stays_in_its_task() {
     let job = plan("");
     let view = &job.views[0];
     let aggregate = aggregate_of(view);
-    let window = WindowSpec { time_column: 3, time_is_window_end: false, size_us: MINUTE_US, slide_us: MINUTE_US, offset_us: 0 };
+    let window = WindowSpec { time_column: 3, time_is_window_end: false, windows: Windows::Sliding { size_us: MINUTE_US, slide_us: MINUTE_US, offset_us: 0 } };
     assert_eq!((aggregate.window, aggregate.phase, aggregate.by_record_key, aggregate.input), (Some(window), Phase::Single, true, Relation::Source(0)));
     assert!(matches!(aggregate.group.as_slice(), [GroupColumn::Expr(_), GroupColumn::Expr(_), GroupColumn::WindowStart, GroupColumn::WindowEnd]));
     assert!(matches!(aggregate.aggregates[0].function, AggregateFunction::Sum));
@@ -116,7 +117,7 @@ fn a_map_keeps_key_time_and_task_of_its_input_where_they_are_projected() {
         (vec!["tenant".into(), "subscriber_id".into()], vec!["tenant".into(), "subscriber_id".into()], Some(2))
     );
     assert_eq!(view.emit, Emit::OnWindowClose);
-    let Body::Map { input: Relation::Source(0), steps } = &view.body else { panic!("{:?}", view.body) };
+    let Body::Map { input: Relation::Source(0), steps, .. } = &view.body else { panic!("{:?}", view.body) };
     assert!(matches!(steps.as_slice(), [Step::Filter(_), Step::Project { .. }]));
     let job = plan("CREATE MATERIALIZED VIEW v AS SELECT tenant, bytes_up FROM usage");
     assert_eq!((last(&job).key.len(), last(&job).time_column), (0, None));
@@ -134,7 +135,7 @@ fn a_window_over_a_windowed_view_goes_by_its_end() {
          WITH (late = 'drop', allowed_lateness = '1h')",
     );
     let aggregate = aggregate_of(last(&job));
-    let window = WindowSpec { time_column: 3, time_is_window_end: true, size_us: 30 * DAY_US, slide_us: DAY_US, offset_us: 0 };
+    let window = WindowSpec { time_column: 3, time_is_window_end: true, windows: Windows::Sliding { size_us: 30 * DAY_US, slide_us: DAY_US, offset_us: 0 } };
     assert_eq!((aggregate.window, aggregate.by_record_key, last(&job).level), (Some(window), false, 1));
     assert_eq!((last(&job).late, last(&job).allowed_lateness_us), (LatePolicy::Drop, HOUR_US));
 }
@@ -158,7 +159,8 @@ fn a_subquery_under_a_window_keeps_the_time() {
          GROUP BY tenant, subscriber_id, window_end EMIT ON WINDOW CLOSE",
     );
     let aggregate = aggregate_of(last(&job));
-    let window = WindowSpec { time_column: 3, time_is_window_end: false, size_us: HOUR_US, slide_us: HOUR_US, offset_us: 15 * MINUTE_US };
+    let window =
+        WindowSpec { time_column: 3, time_is_window_end: false, windows: Windows::Sliding { size_us: HOUR_US, slide_us: HOUR_US, offset_us: 15 * MINUTE_US } };
     assert_eq!((aggregate.window, aggregate.by_record_key, aggregate.pre.len()), (Some(window), true, 2));
     let Step::Project { schema, .. } = &aggregate.pre[1] else { panic!() };
     assert_eq!(schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["tenant", "subscriber_id", "b", "__time"]);
@@ -177,13 +179,18 @@ fn a_windowed_aggregate_by_another_key_is_split() {
     assert_eq!(
         columns(partial),
         format!(
-            "upper(x.region) Utf8, window_start {time}, window_end {time}, __pane_start {time}, __pane_end {time}, __s0_0 Int64, __s1_0 Float64, __s1_1 Int64, __s2_0 Utf8, __s2_1 Int64, __s3_0 Int64"
+            "upper(x.region) Utf8, window_start {time}, window_end {time}, __pane_start {time}, __pane_end {time}, __missed {time}, __s0_0 Int64, __s1_0 Binary, __s1_1 Int64, __s2_0 Utf8, __s2_1 Int64, __s3_0 Int64"
         )
     );
     let (below, above) = (aggregate_of(partial), aggregate_of(result));
     assert_eq!((below.phase, above.phase, above.input), (Phase::Partial, Phase::Final, Relation::View(job.views.len() - 2)));
-    let pane = WindowSpec { time_column: 4, time_is_window_end: false, size_us: 5 * MINUTE_US, slide_us: 5 * MINUTE_US, offset_us: 0 };
-    let window = WindowSpec { time_column: 4, time_is_window_end: true, size_us: 25 * MINUTE_US, slide_us: 10 * MINUTE_US, offset_us: 5 * MINUTE_US };
+    let pane =
+        WindowSpec { time_column: 4, time_is_window_end: false, windows: Windows::Sliding { size_us: 5 * MINUTE_US, slide_us: 5 * MINUTE_US, offset_us: 0 } };
+    let window = WindowSpec {
+        time_column: 4,
+        time_is_window_end: true,
+        windows: Windows::Sliding { size_us: 25 * MINUTE_US, slide_us: 10 * MINUTE_US, offset_us: 5 * MINUTE_US },
+    };
     assert_eq!((below.window, above.window), (Some(pane), Some(window)));
     assert_eq!((partial.time_column, names(partial, &partial.key)), (Some(4), vec!["upper(x.region)".into(), "__pane_start".into(), "__pane_end".into()]));
     assert_eq!((names(result, &result.partition_key), result.time_column), (vec!["region".into()], Some(2)));
