@@ -35,76 +35,23 @@ macro_rules! cases {
     };
 }
 
-cases! {
-    a_tumbling_window_is_summed_once_when_the_watermark_passes_its_end,
-    an_offset_moves_the_bounds_of_windows,
-    a_window_holds_its_start_and_not_its_end,
-    a_hopping_window_counts_a_row_in_each_of_its_windows,
-    a_slide_need_not_divide_the_size,
-    a_hopping_window_has_an_offset_too,
-    a_row_whose_window_the_watermark_has_passed_is_late_and_counted,
-    a_late_row_goes_to_the_side_with_its_place_and_the_reason,
-    a_late_row_is_dropped_where_the_view_says_so,
-    a_row_late_for_some_of_its_hopping_windows_counts_in_the_others,
-    partly_late_rows_count_right_where_the_slide_does_not_divide_the_size,
-    a_wider_bound_waits_for_rows_that_come_out_of_order,
-    nulls_count_as_rows_and_nowhere_else,
-    a_filter_keeps_rows_from_one_aggregate_alone,
-    first_and_last_value_go_by_event_time_and_then_by_the_log,
-    first_and_last_value_go_over_the_panes_of_a_hopping_window,
-    decimals_are_added_exactly,
-    other_aggregates_are_served_by_datafusion_when_the_window_closes,
-    other_aggregates_run_over_hopping_windows,
-    changes_of_a_tumbling_window_carry_the_row_before_and_after,
-    changes_of_a_hopping_window_touch_each_of_its_windows,
-    a_row_that_does_not_change_the_result_makes_no_change,
-    changes_of_one_epoch_are_coalesced,
-    changes_every_tick_do_not_depend_on_the_cut,
-    a_row_behind_the_watermark_counts_at_the_next_tick,
-    a_view_without_a_window_keeps_a_row_per_key,
-    a_row_that_moves_to_another_band_is_taken_back_from_the_old_one,
-    a_view_by_another_key_adds_up_what_the_tasks_have,
-    a_hopping_view_by_another_key_merges_panes_of_all_tasks,
-    an_unwindowed_view_by_another_key_converges,
-    a_view_over_a_windowed_view_takes_its_rows_at_their_windows_end,
-    a_total_over_all_keys_stands_on_the_view_by_key,
-    having_holds_rows_back_when_a_window_closes,
-    having_over_changes_deletes_a_row_that_no_longer_passes,
-    a_map_hands_each_row_on_at_once,
-    a_row_whose_expression_fails_becomes_null_and_harms_no_other,
-    an_argument_that_fails_is_null_to_its_aggregate,
-    a_result_that_fails_after_the_aggregate_is_null,
-    a_table_keeps_the_newest_row_per_key_and_a_tombstone_deletes,
-    counts_over_a_table_follow_its_updates_and_tombstones,
-    an_inner_join_has_a_row_where_both_tables_have_one,
-    a_left_join_fills_up_with_null,
-    silence_moves_the_value_of_a_sliding_table,
-    a_key_that_falls_silent_leaves_an_inner_join,
-    silence_leaves_a_table_of_closed_windows_too,
-    a_sliding_table_tells_each_value_on_its_way_down,
-    now_is_the_watermark_cut_to_the_hour_and_its_tick_moves_rows,
-    prev_is_the_value_of_the_row_before_in_the_log,
-    robust_z_and_percent_rank_hold_a_row_against_the_rows_before_it,
-    haversine_km_is_the_distance_on_the_sphere,
-    prev_over_windows_is_the_window_before_of_the_same_key,
-    a_duplicate_is_dropped_within_the_horizon_per_key,
-    records_that_cannot_be_read_are_dead_letters_and_stop_nobody,
-    a_dead_letter_says_where_it_stands_and_what_is_wrong,
-    a_row_whose_key_is_not_its_records_is_misplaced,
-    a_row_from_the_future_counts_and_does_not_move_the_watermark,
-    hysteresis_keeps_a_score_on_the_edge_from_flapping,
-    an_alert_with_for_fires_when_its_condition_has_held_so_long,
-    an_alert_holds_at_least_its_min_hold,
-    a_condition_that_returns_within_min_hold_goes_on_with_its_alert,
-    a_deleted_row_resolves_its_alert,
-    an_alert_on_a_window_ends_with_the_window,
-    an_alert_on_rows_holds_until_rows_are_quiet,
-    a_view_that_only_renames_carries_the_new_names,
+include!("cases/names.rs");
+
+/// The list says of every case for which sentence it stands, and names no case that is not there.
+#[test]
+fn the_list_of_sentences_names_every_case() {
+    let list = std::fs::read_to_string(root().join("SENTENCES.md")).unwrap();
+    let named: BTreeSet<&str> = list.lines().filter_map(|line| line.trim().strip_prefix("- cases: ")).flat_map(|line| line.split('`')).collect();
+    let missing: Vec<&&str> = CASES.iter().filter(|name| !named.contains(**name)).collect();
+    assert!(missing.is_empty(), "no sentence names {missing:?}");
+    let unknown: Vec<&&str> = named.iter().filter(|name| name.contains('_') && !CASES.contains(name)).collect();
+    assert!(unknown.is_empty(), "there is no case {unknown:?}");
 }
 
 #[test]
 fn every_folder_of_cases_is_run() {
-    let folders = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let entries = std::fs::read_dir(root()).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_dir());
+    let folders = entries.map(|entry| entry.file_name().into_string().unwrap());
     assert_eq!(folders.collect::<BTreeSet<_>>(), CASES.iter().map(|name| (*name).to_owned()).collect());
 }
 
@@ -279,7 +226,7 @@ fn record(source: &SourceSpec, line: &str) -> (Option<String>, Option<String>) {
     (parts.map(|p| p.join("|")), Some(line.to_owned()))
 }
 
-fn rows_of(epoch: &AcceptedEpoch, name: &str) -> Vec<Value> {
+pub(crate) fn rows_of(epoch: &AcceptedEpoch, name: &str) -> Vec<Value> {
     let mut all = Vec::new();
     for output in epoch.record.outputs.iter().filter(|o| o.name == name) {
         let delta = read_rows(output).unwrap();
@@ -320,7 +267,7 @@ fn counts(totals: &Arc<Totals>) -> BTreeMap<String, u64> {
 }
 
 /// The rows that stand after all changes, by key. A change that does not fit to what stands is an error.
-fn standing(key: &[String], rows: &[Value]) -> BTreeMap<String, Value> {
+pub(crate) fn standing(key: &[String], rows: &[Value]) -> BTreeMap<String, Value> {
     let mut standing: BTreeMap<String, Value> = BTreeMap::new();
     for row in rows {
         let mut row = row.clone();
@@ -335,7 +282,7 @@ fn standing(key: &[String], rows: &[Value]) -> BTreeMap<String, Value> {
     standing
 }
 
-fn sorted(rows: &[Value]) -> Vec<String> {
+pub(crate) fn sorted(rows: &[Value]) -> Vec<String> {
     let mut texts: Vec<String> = rows.iter().map(canonical).collect();
     texts.sort_unstable();
     texts
@@ -354,6 +301,6 @@ fn jsonl(file: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn lines(rows: &[Value]) -> String {
+pub(crate) fn lines(rows: &[Value]) -> String {
     rows.iter().map(|row| format!("{row}\n")).collect()
 }

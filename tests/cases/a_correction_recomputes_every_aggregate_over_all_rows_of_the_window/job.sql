@@ -1,0 +1,10 @@
+-- output: w
+-- compare: rows
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT tenant, sub, window_start, window_end, first_value(v) AS head, last_value(v) AS tail, count(*) AS n, count(DISTINCT v) AS kinds, median(v) AS middle
+FROM TUMBLE(pay, t, INTERVAL '10 seconds')
+GROUP BY tenant, sub, window_start, window_end
+EMIT ON WINDOW CLOSE WITH (allowed_lateness = '20s');

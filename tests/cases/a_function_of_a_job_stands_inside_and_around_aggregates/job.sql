@@ -1,0 +1,11 @@
+-- output: w
+-- partitions: 2 4
+CREATE FUNCTION ratio(a DOUBLE, b DOUBLE) RETURNS DOUBLE AS 'a / nullif(b, 0)';
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, u DOUBLE, v DOUBLE,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT tenant, sub, window_start, window_end, sum(ratio(u, v)) AS inside, ratio(sum(u), sum(v)) AS around
+FROM TUMBLE(pay, t, INTERVAL '10 seconds')
+GROUP BY tenant, sub, window_start, window_end
+EMIT ON WINDOW CLOSE;

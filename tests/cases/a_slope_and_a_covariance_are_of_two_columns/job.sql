@@ -1,0 +1,10 @@
+-- output: w
+-- partitions: 2 4
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, u DOUBLE, v DOUBLE,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT tenant, sub, window_start, window_end, regr_slope(v, u) AS slope, covar_samp(u, v) AS co, regr_count(v, u) AS n
+FROM TUMBLE(pay, t, INTERVAL '10 seconds')
+GROUP BY tenant, sub, window_start, window_end
+EMIT ON WINDOW CLOSE;

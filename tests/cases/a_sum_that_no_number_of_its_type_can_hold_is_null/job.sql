@@ -1,0 +1,6 @@
+-- output: w
+-- partitions: 2 4
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS SELECT tenant, sub, t, v + 1 AS next, v * 2 AS twice, CAST(v AS INT) AS small FROM pay;

@@ -1,0 +1,11 @@
+-- output: w
+-- partitions: 2 4
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT tenant, sub, window_start, window_end, sum(v) AS total
+FROM HOP(pay, t, INTERVAL '1 day', INTERVAL '30 days')
+GROUP BY tenant, sub, window_start, window_end
+HAVING sum(v) > 2
+EMIT ON WINDOW CLOSE;

@@ -1,0 +1,9 @@
+-- output: w
+-- partitions: 2 4
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT tenant, sub, t, v FROM pay
+UNION ALL
+SELECT tenant, sub, t, v FROM pay WHERE v > 1;

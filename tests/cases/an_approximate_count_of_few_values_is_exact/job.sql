@@ -1,0 +1,11 @@
+-- output: w
+-- partitions: 2 4
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, note TEXT,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT tenant, sub, window_start, window_end, approx_distinct(note) AS kinds
+FROM HOP(pay, t, INTERVAL '10 seconds', INTERVAL '20 seconds')
+GROUP BY tenant, sub, window_start, window_end
+HAVING approx_distinct(note) > 1
+EMIT ON WINDOW CLOSE;

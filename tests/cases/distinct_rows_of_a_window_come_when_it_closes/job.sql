@@ -1,0 +1,9 @@
+-- output: w
+-- partitions: 2 4
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT, region TEXT,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT DISTINCT tenant, sub, region, window_start, window_end
+FROM TUMBLE(pay, t, INTERVAL '10 seconds')
+EMIT ON WINDOW CLOSE;

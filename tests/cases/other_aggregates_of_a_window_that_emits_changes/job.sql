@@ -1,0 +1,11 @@
+-- output: w
+-- cut: 1
+-- partitions: 2 4
+CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT,
+  WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'pay.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS
+SELECT tenant, sub, window_start, window_end, median(v) AS middle, count(DISTINCT v) AS kinds
+FROM TUMBLE(pay, t, INTERVAL '10 seconds')
+GROUP BY tenant, sub, window_start, window_end
+EMIT CHANGES;

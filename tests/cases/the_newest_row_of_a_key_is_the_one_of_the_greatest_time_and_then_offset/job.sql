@@ -1,0 +1,6 @@
+-- output: w
+-- cut: 1
+-- partitions: 2 4
+CREATE TABLE plans (tenant TEXT, sub TEXT, t TIMESTAMPTZ, price BIGINT, WATERMARK FOR t AS t)
+WITH (topic = 'plans.v1', format = 'json', key = 'tenant, sub');
+CREATE MATERIALIZED VIEW w AS SELECT tenant, sub, price FROM plans;
