@@ -11,4 +11,8 @@ mod house;
 mod import;
 mod kafka;
 mod kafka_faults;
+mod nexmark;
+mod random_jobs;
+mod real_data;
 mod retail;
+mod wrong_sql;

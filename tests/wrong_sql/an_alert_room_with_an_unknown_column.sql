@@ -1,0 +1,10 @@
+-- expect: 10:7: the view has no column `subscriber`; columns are `tenant`, `subscriber_id`, `bytes`, `seen_at`
+-- hint: did you mean `subscriber_id`?
+CREATE SOURCE usage (
+  tenant TEXT, subscriber_id TEXT, event_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT, bytes_up BIGINT, region TEXT, price DECIMAL(10, 2),
+  WATERMARK FOR event_time AS event_time - INTERVAL '5 seconds'
+) WITH (topic = 'usage.v1', key = 'tenant, subscriber_id');
+CREATE MATERIALIZED VIEW totals AS
+SELECT tenant, subscriber_id, SUM(bytes_down) AS bytes, MAX(event_time) AS seen_at FROM usage GROUP BY tenant, subscriber_id;
+CREATE ALERT a ON totals RAISE WHEN bytes > 5
+WITH (rooms = 'sub:{tenant}:{subscriber}');

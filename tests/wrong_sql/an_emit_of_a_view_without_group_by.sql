@@ -1,0 +1,9 @@
+-- expect: 9:1: a view without aggregation or join emits each row at once
+-- hint: leave `EMIT` out
+CREATE SOURCE usage (
+  tenant TEXT, subscriber_id TEXT, event_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT, bytes_up BIGINT, region TEXT, price DECIMAL(10, 2),
+  WATERMARK FOR event_time AS event_time - INTERVAL '5 seconds'
+) WITH (topic = 'usage.v1', key = 'tenant, subscriber_id');
+CREATE MATERIALIZED VIEW v AS
+SELECT tenant, region FROM usage
+EMIT CHANGES;
