@@ -1,7 +1,7 @@
 //! A stream joined with a table as of the stream's event time: each row finds the newest row of its key that is not younger than itself.
 //!
-//! A row waits until the watermark has passed it, so that every row of the table which counts for it is there. Older rows of the table are
-//! forgotten behind the watermark. A table without a time of its own has one row a key, the newest.
+//! A row waits until the watermark has passed it, so that every row of the table which counts for it is there. The table's rows are kept
+//! for 400 days behind the watermark, for rows that come late. A table without a time of its own has one row a key, the newest.
 
 use super::{
     Context, Effects, Flow, OpError, Operator,
@@ -19,6 +19,9 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use std::{collections::BTreeMap, sync::Arc};
 
 type Bytes = Arc<[u8]>;
+
+/// How far behind the watermark a row finds what the table was at its time: the longest window there is.
+const HISTORY_US: i64 = 400 * 86_400_000_000;
 
 pub struct AsOfOperator {
     plan: AsOfJoin,
@@ -109,16 +112,16 @@ impl AsOfOperator {
                 partners.push(partner);
             }
         }
-        self.forget(watermark);
+        self.forget(watermark.saturating_sub(HISTORY_US));
         let mut columns: Vec<ArrayRef> = self.stream.decode(rows.iter().map(AsRef::as_ref))?.columns().to_vec();
         columns.extend(columns_of(&self.table, &partners)?);
         Ok(Delta::rows(super::batch_of(&self.schema, columns, rows.len())?, times))
     }
 
-    /// Of the rows of a key that the watermark has passed the last one is enough.
-    fn forget(&mut self, watermark: i64) {
+    /// Of a key's rows before `oldest` the last one is enough.
+    fn forget(&mut self, oldest: i64) {
         self.versions.retain(|_, versions| {
-            if let Some((last, row)) = versions.range(..watermark).next_back().map(|(time, row)| (*time, row.clone())) {
+            if let Some((last, row)) = versions.range(..oldest).next_back().map(|(time, row)| (*time, row.clone())) {
                 *versions = versions.split_off(&last);
                 if row.is_none() {
                     versions.remove(&last);

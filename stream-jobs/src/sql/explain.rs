@@ -1,7 +1,7 @@
 //! The plan of a job for people and programs: what is read, kept, and sent, and what may be relied on.
 
 use super::interval::display_us;
-use crate::plan::{Aggregate, Body, Emit, GroupColumn, Job, JoinKind, LatePolicy, Phase, Relation, Step, ViewSpec};
+use crate::plan::{Aggregate, AggregateCall, AggregateFunction, Body, Emit, GroupColumn, Job, JoinKind, LatePolicy, Phase, Relation, Step, ViewSpec};
 use crate::{nodes::emits_changes as emits_changes_below, windows::Windows};
 use arrow_schema::Schema;
 use serde_json::{Value, json};
@@ -240,6 +240,21 @@ fn lookup_below<'a>(job: &'a Job, view: &ViewSpec) -> Option<&'a str> {
     })
 }
 
+/// Bytes of the columns that a group has, and how many of the aggregates keep their rows instead.
+fn state_of_calls(aggregate: &Aggregate) -> (usize, usize) {
+    /// The group's number, its key's, and the rows behind it.
+    const GROUP_BYTES: usize = 16;
+    let bytes = |call: &AggregateCall| match &call.function {
+        AggregateFunction::Count => 8,
+        AggregateFunction::Sum | AggregateFunction::Min | AggregateFunction::Max => 8 + call.data_type.primitive_width().unwrap_or(32),
+        AggregateFunction::Avg => 24,
+        AggregateFunction::FirstValue | AggregateFunction::LastValue => 16 + call.data_type.primitive_width().unwrap_or(32),
+        AggregateFunction::DataFusion(_) => 24,
+    };
+    let kept = aggregate.aggregates.iter().filter(|call| matches!(call.function, AggregateFunction::DataFusion(_))).count();
+    (GROUP_BYTES + aggregate.aggregates.iter().map(bytes).sum::<usize>(), kept)
+}
+
 fn state(job: &Job, view: &ViewSpec) -> String {
     match &view.body {
         Body::Map { steps, .. } => {
@@ -249,8 +264,14 @@ fn state(job: &Job, view: &ViewSpec) -> String {
         Body::Aggregate(aggregate) => {
             let keys = aggregate.group.iter().filter(|g| matches!(g, GroupColumn::Expr(_))).count();
             let by = if aggregate.by_record_key { "the record's key".into() } else { format!("{keys} columns") };
-            let unit = if aggregate.window.is_some() { "a pane and group" } else { "a group" };
-            format!("{} aggregates {unit}, groups by {by}", aggregate.aggregates.len())
+            let unit = match aggregate.window.map(|window| window.windows) {
+                Some(Windows::Sessions { .. }) => "an open session and group",
+                Some(_) => "a pane and group",
+                None => "a group",
+            };
+            let (columns, kept) = state_of_calls(aggregate);
+            let rows = if kept == 0 { String::new() } else { format!(", and the arguments of every row for {kept} of them") };
+            format!("{} aggregates {unit}, about {columns} bytes{rows}, groups by {by}", aggregate.aggregates.len())
         }
         Body::Union(_) => "none".into(),
         Body::PairJoin(join) => {
@@ -264,7 +285,7 @@ fn state(job: &Job, view: &ViewSpec) -> String {
         }
         Body::AsOfJoin(join) => {
             let (stream, table) = (relation_name(job, join.stream.input), relation_name(job, join.table.input));
-            format!("rows of {stream} until the watermark passes them, and of {table} the newest a key behind it and all before it")
+            format!("rows of {stream} until the watermark passes them, and of {table} those of 400 days behind it, and the one before a key")
         }
         Body::Rank(rank) if emits_changes_below(job, rank.input) => "every row below, by partition and order".into(),
         Body::Rank(rank) => format!("{} rows a partition", rank.limit),

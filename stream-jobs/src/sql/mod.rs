@@ -43,6 +43,7 @@ mod union;
 mod user;
 mod using;
 mod view;
+mod window;
 
 #[cfg(test)]
 mod tests;

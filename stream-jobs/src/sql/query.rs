@@ -8,7 +8,7 @@ use super::{
     join::{self, Joined},
     keyed,
     rank::{self, Ranked},
-    rows::{KeyedPolicy, Rows, refused},
+    rows::{KeyedPolicy, Rows},
     scope::Scope,
     tokens::Tokens,
     two::Two,
@@ -198,4 +198,21 @@ fn scanned(scan: &Scan, logical: DFSchemaRef) -> Planned {
 pub(super) fn keyed_policy(info: &RelationInfo) -> KeyedPolicy {
     let key = info.table_key();
     if info.changes || key.is_empty() { KeyedPolicy::Refused } else { KeyedPolicy::Allowed { key, relation: info.name.clone() } }
+}
+
+/// What a plan may not hold, in a sentence.
+fn refused(plan: &LogicalPlan) -> SqlError {
+    let (what, instead) = match plan {
+        LogicalPlan::Sort(_) => ("`ORDER BY` has no meaning over rows that never end", "sort where the rows are read"),
+        LogicalPlan::Limit(_) => ("`LIMIT` and `OFFSET` have no meaning over rows that never end", "filter with `WHERE`"),
+        LogicalPlan::Distinct(_) => {
+            ("`DISTINCT ON` is not part of this version", "write `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …)` in a subquery and `WHERE` it is 1")
+        }
+        LogicalPlan::RecursiveQuery(_) => ("`WITH RECURSIVE` has no meaning over rows that never end", "write the steps as views"),
+        LogicalPlan::Unnest(_) => ("`UNNEST` is not part of this version", "send a row for each element"),
+        LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => ("a query reads `FROM` a relation", "name a source, a table or a view before this one"),
+        LogicalPlan::Subquery(_) => ("a query inside of an expression is not part of this version", "make it a view and join it"),
+        other => return SqlError::unplaced(format!("this form of query is not part of this version: {}", list(&[other.display().to_string()]))),
+    };
+    SqlError::unplaced(what).hint(instead)
 }

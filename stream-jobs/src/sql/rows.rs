@@ -6,7 +6,7 @@
 
 use super::{
     catalog::RelationInfo,
-    error::{SqlError, list, plain_error},
+    error::{SqlError, plain_error},
     keyed,
     statement::timestamp,
 };
@@ -21,7 +21,7 @@ use datafusion::{
         Column, DFSchema, DFSchemaRef, DataFusionError, Result, TableReference,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
-    logical_expr::{Expr, LogicalPlan, execution_props::ExecutionProps, physical_planning_context::PhysicalPlanningContext, simplify::SimplifyContext},
+    logical_expr::{Expr, execution_props::ExecutionProps, physical_planning_context::PhysicalPlanningContext, simplify::SimplifyContext},
     optimizer::simplify_expressions::ExprSimplifier,
     physical_expr::{
         create_physical_expr,
@@ -484,21 +484,4 @@ fn output_type(name: &str, data_type: &DataType) -> Result<DataType> {
             return Err(SqlError::unplaced(format!("column `{name}` is `{other}`, which no output can hold")).hint(hint).into());
         }
     })
-}
-
-/// What a plan may not hold, in a sentence.
-pub(super) fn refused(plan: &LogicalPlan) -> SqlError {
-    let (what, instead) = match plan {
-        LogicalPlan::Sort(_) => ("`ORDER BY` has no meaning over rows that never end", "sort where the rows are read"),
-        LogicalPlan::Limit(_) => ("`LIMIT` and `OFFSET` have no meaning over rows that never end", "filter with `WHERE`"),
-        LogicalPlan::Distinct(_) => {
-            ("`DISTINCT ON` is not part of this version", "write `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …)` in a subquery and `WHERE` it is 1")
-        }
-        LogicalPlan::RecursiveQuery(_) => ("`WITH RECURSIVE` has no meaning over rows that never end", "write the steps as views"),
-        LogicalPlan::Unnest(_) => ("`UNNEST` is not part of this version", "send a row for each element"),
-        LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => ("a query reads `FROM` a relation", "name a source, a table or a view before this one"),
-        LogicalPlan::Subquery(_) => ("a query inside of an expression is not part of this version", "make it a view and join it"),
-        other => return SqlError::unplaced(format!("this form of query is not part of this version: {}", list(&[other.display().to_string()]))),
-    };
-    SqlError::unplaced(what).hint(instead)
 }

@@ -1,20 +1,20 @@
 //! From a planned query to views: key, time, task key, level and emission, and what a view may not be.
 
+mod joins;
+mod rank;
+
 use super::{
     aggregate::{Grouped, is_bound},
     catalog::{Catalog, RelationInfo},
     error::{Result, SqlError, from_datafusion, list, place},
-    join::Joined,
     query::{self, Base},
-    rank::Ranked,
     rows::Rows,
     scope::Scope,
     statement::{Name, ViewStatement},
     tokens::Tokens,
-    two::{Meeting, Two},
 };
 use crate::{
-    plan::{Aggregate, AsOfJoin, Body, Emit, GroupColumn, IntervalJoin, Join, JoinKind, LatePolicy, PairJoin, Rank, Relation, ViewSpec},
+    plan::{Aggregate, Body, Emit, GroupColumn, LatePolicy, Relation, ViewSpec},
     windows::Windows,
 };
 use arrow_schema::SchemaRef;
@@ -132,9 +132,9 @@ pub(super) fn views(settings: &Settings<'_>, base: Base, rows: Rows, schema: Sch
             return over_clock(settings, *grouped, rows, schema, first_view);
         }
         Base::Aggregate(grouped) => aggregate(settings, *grouped, rows, schema, first_view),
-        Base::Join(joined) => join(settings, joined, rows, schema, first_view),
-        Base::Two(two) => meeting(settings, *two, rows, schema, first_view),
-        Base::Rank(ranked) => rank(settings, *ranked, rows, schema, first_view),
+        Base::Join(joined) => joins::join(settings, joined, rows, schema, first_view),
+        Base::Two(two) => joins::meeting(settings, *two, rows, schema, first_view),
+        Base::Rank(ranked) => rank::rank(settings, *ranked, rows, schema, first_view),
         Base::Nothing => Err(SqlError::unplaced("a query reads `FROM` a relation")),
     }?)
 }
@@ -417,109 +417,6 @@ fn crossing(settings: &Settings<'_>, mut grouped: Grouped, rows: Rows, emit: Emi
     Ok(Views { specs, info })
 }
 
-fn join(settings: &Settings<'_>, joined: Joined, rows: Rows, schema: SchemaRef, index: usize) -> Result<Views> {
-    settings.refuse_late()?;
-    if settings.emit() == Emit::OnWindowClose && !settings.inner {
-        return Err(settings.at_emit("a join of tables has no window that closes").hint("write `EMIT CHANGES` or `EMIT CHANGES EVERY INTERVAL '…'`"));
-    }
-    let mut key = Vec::new();
-    for position in 0..joined.sides[0].on.len() {
-        let output = joined.key_columns(position).into_iter().find_map(|column| rows.column_of(column));
-        let first = &joined.sides[0];
-        let name = first.schema.field(first.on[position]).name();
-        key.push(output.ok_or_else(|| missing_key(std::iter::once(name.as_str()), &joined.infos[0].name))?);
-    }
-    let partition = joined.partition_positions().into_iter().map(|position| key[position]).collect();
-    let info = RelationInfo {
-        name: settings.name.clone(),
-        relation: Relation::View(index),
-        schema,
-        key,
-        window_columns: Vec::new(),
-        time_column: None,
-        time_is_window_end: false,
-        partition: Some(partition),
-        level: joined.infos[0].level,
-        changes: true,
-        stream: false,
-        broadcast: false,
-        part: false,
-    };
-    let uses_now = rows.uses_now || joined.uses_now;
-    let body = Body::Join(Join { sides: joined.sides, schema: joined.schema, post: rows.steps });
-    let emit = if settings.emit() == Emit::OnWindowClose { Emit::Changes } else { settings.emit() };
-    let spec = spec_of(settings, body, emit, &info, uses_now);
-    Ok(Views { specs: vec![spec], info })
-}
-
-/// The best rows of each partition.
-fn rank(settings: &Settings<'_>, ranked: Ranked, rows: Rows, schema: SchemaRef, first_view: usize) -> Result<Views> {
-    let info = ranked.info.clone();
-    refuse_broadcast(&info)?;
-    settings.refuse_late()?;
-    let Some(limit) = ranked.limit else {
-        let error = SqlError::unplaced("`ROW_NUMBER()` without a bound keeps every row of its partition, expected `WHERE rn <= n` around it");
-        let form = "SELECT … FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) AS rn FROM …) x WHERE rn <= 10";
-        return Err(error.hint(format!("write `{form}`")));
-    };
-    let closes = ranked.partition_origins.iter().flatten().any(|origin| info.window_columns.contains(origin)) && !info.changes && info.time_is_window_end;
-    let emit = match settings.emit() {
-        Emit::OnWindowClose if closes => Emit::OnWindowClose,
-        Emit::Changes if closes && settings.emit.is_none() => Emit::OnWindowClose,
-        Emit::OnWindowClose if settings.inner => Emit::Changes,
-        Emit::OnWindowClose => {
-            return Err(settings.at_emit("`EMIT ON WINDOW CLOSE` needs the window of a view that closes in `PARTITION BY`").hint("write `EMIT CHANGES`"));
-        }
-        other => other,
-    };
-    let place = rows.column_of(ranked.place());
-    let partition: Option<Vec<usize>> = ranked.partition_origins.iter().map(|origin| rows.column_of((*origin)?)).collect();
-    let own_key = projected(&rows, &info.key).filter(|key| !key.is_empty());
-    let key = match (place, partition) {
-        (Some(place), Some(partition)) => partition.into_iter().chain([place]).collect(),
-        (None, Some(partition)) if limit == 1 && !partition.is_empty() => partition,
-        (_, partition) => own_key.ok_or_else(|| {
-            let what = if partition.is_none() { "the columns of `PARTITION BY`".to_string() } else { format!("`{}`", ranked.name) };
-            SqlError::unplaced(format!("the view must select {what}: it is part of the key by which its rows are known"))
-        })?,
-    };
-    let by_place = place.is_some() || limit == 1;
-    let partition = info.partition.as_ref().filter(|columns| columns.iter().all(|c| ranked.partition_origins.contains(&Some(*c))));
-    let mut specs = Vec::new();
-    let (mut input, mut pre, level) = (info.relation, ranked.pre.steps.clone(), info.level + u8::from(partition.is_none()));
-    if partition.is_none() {
-        check_level(level, &info.name)?;
-        if matches!(input, Relation::Source(_)) || !pre.is_empty() {
-            let spec = rows_below(settings, &info, &ranked.pre, false);
-            specs.push(spec);
-            (input, pre) = (Relation::View(first_view), Vec::new());
-        }
-    }
-    let partition = match partition {
-        Some(columns) => projected(&rows, columns),
-        None => ranked.partition_origins.iter().map(|origin| rows.column_of((*origin)?)).collect(),
-    };
-    let new_info = RelationInfo {
-        name: settings.name.clone(),
-        relation: Relation::View(first_view + specs.len()),
-        schema,
-        window_columns: projected(&rows, &info.window_columns).unwrap_or_default(),
-        time_column: info.time_column.and_then(|time| rows.column_of(time)),
-        time_is_window_end: info.time_is_window_end,
-        key,
-        partition,
-        level,
-        changes: emit != Emit::OnWindowClose,
-        stream: false,
-        broadcast: false,
-        part: false,
-    };
-    let uses_now = rows.uses_now || ranked.pre.uses_now;
-    let body = Body::Rank(Rank { input, pre, partition: ranked.partition, order: ranked.order, limit, by_place, schema: ranked.schema, post: rows.steps });
-    specs.push(spec_of(settings, body, emit, &new_info, uses_now));
-    Ok(Views { specs, info: new_info })
-}
-
 fn check_level(level: u8, below: &str) -> Result<()> {
     if level <= LEVEL_MAX {
         return Ok(());
@@ -535,102 +432,4 @@ pub(super) fn rows_below(settings: &Settings<'_>, info: &RelationInfo, rows: &Ro
     spec.name = format!("{}$rows", settings.name);
     spec.visible = false;
     spec
-}
-
-/// A join of two inputs.
-fn meeting(settings: &Settings<'_>, two: Two, rows: Rows, schema: SchemaRef, index: usize) -> Result<Views> {
-    check_level(two.level, &two.infos[0].name)?;
-    let tables = matches!(two.meeting, Meeting::Tables);
-    if matches!(two.meeting, Meeting::Within { .. }) {
-        settings.late_used.set(true)
-    } else {
-        settings.refuse_late()?
-    }
-    let emit = match (tables, settings.emit()) {
-        (true, Emit::OnWindowClose) if settings.inner => Emit::Changes,
-        (true, Emit::OnWindowClose) => {
-            return Err(settings.at_emit("a join of tables has no window that closes").hint("write `EMIT CHANGES` or `EMIT CHANGES EVERY INTERVAL '…'`"));
-        }
-        (true, emit) => emit,
-        (false, Emit::ChangesEvery { .. }) if !settings.inner => {
-            return Err(settings.at_emit("a join of rows that are appended emits each row once").hint("leave `EMIT` out"));
-        }
-        (false, _) => Emit::OnWindowClose,
-    };
-    let key = if tables { pair_key(&two, &rows)? } else { Vec::new() };
-    let time = |side: usize| two.infos[side].time_column.and_then(|time| rows.column_of(two.column(side, time)));
-    let left_time = time(0);
-    let time_of_right = left_time.is_none() && matches!(two.meeting, Meeting::Within { .. }) && !two.fills_up(1) && time(1).is_some();
-    let merged_time = || two.compared_time().and_then(|position| rows.column_of(Rows::merged(position)));
-    let time_column = if tables {
-        None
-    } else if two.kind == JoinKind::Full {
-        merged_time()
-    } else {
-        left_time.or_else(|| time(1).filter(|_| time_of_right))
-    };
-    let compared = |position: &usize| two.compared(*position).into_iter().find_map(|column| rows.column_of(column));
-    let window_columns = (0..2).flat_map(|side| two.infos[side].window_columns.iter().map(move |column| (side, *column)));
-    let window_columns = window_columns.filter(|_| !tables).filter_map(|(side, column)| rows.column_of(two.column(side, column))).collect();
-    let info = RelationInfo {
-        name: settings.name.clone(),
-        relation: Relation::View(index),
-        schema,
-        key,
-        window_columns,
-        time_column,
-        time_is_window_end: two.infos[usize::from(time_of_right)].time_is_window_end,
-        partition: two.partition.iter().map(compared).collect(),
-        level: two.level,
-        changes: tables,
-        stream: false,
-        broadcast: false,
-        part: false,
-    };
-    let uses_now = rows.uses_now || two.uses_now;
-    let Two { meeting, kind, sides: [left, right], schema, .. } = two;
-    let post = rows.steps;
-    let body = match meeting {
-        Meeting::Tables => Body::PairJoin(PairJoin { left, right, kind, schema, post }),
-        Meeting::Within { lower_us, upper_us, filter } => {
-            Body::IntervalJoin(IntervalJoin { left, right, kind, lower_us, upper_us, filter, time_of_right, schema, post })
-        }
-        Meeting::AsOf { timed } => Body::AsOfJoin(AsOfJoin { stream: left, table: right, kind, timed, schema, post }),
-    };
-    let spec = spec_of(settings, body, emit, &info, uses_now);
-    Ok(Views { specs: vec![spec], info })
-}
-
-/// By what a joined row of two tables is known: the key of the side whose row has one partner at most, or those of both.
-fn pair_key(two: &Two, rows: &Rows) -> Result<Vec<usize>> {
-    let of_side = |side: usize| -> Option<Vec<usize>> { two.sides[side].key.iter().map(|column| rows.column_of(two.column(side, *column))).collect() };
-    let compared = || -> Option<Vec<usize>> {
-        (0..two.sides[0].on.len()).map(|position| two.compared(position).into_iter().find_map(|column| rows.column_of(column))).collect()
-    };
-    let unique = [two.is_unique(0), two.is_unique(1)];
-    if unique == [true, true]
-        && let Some(key) = compared()
-    {
-        return Ok(key);
-    }
-    let whole = [unique[1] && two.kind != JoinKind::Full, unique[0] && two.kind == JoinKind::Inner];
-    for side in (0..2).filter(|side| whole[*side]) {
-        if let Some(key) = of_side(side) {
-            return Ok(key);
-        }
-    }
-    let (left, right) = (of_side(0), of_side(1));
-    if let (Some(mut key), Some(more)) = (left.clone(), right) {
-        more.into_iter().for_each(|column| {
-            if !key.contains(&column) {
-                key.push(column)
-            }
-        });
-        return Ok(key);
-    }
-    let side = if left.is_none() { 0 } else { 1 };
-    let info = &two.infos[side];
-    let names: Vec<&str> = two.sides[side].key.iter().map(|column| info.column_name(*column)).collect();
-    let error = missing_key(names.into_iter(), &info.name);
-    Err(if two.kind == JoinKind::Full && unique == [true, true] { error.hint("of both sides together: `COALESCE(a.k, b.k) AS k`") } else { error })
 }
