@@ -124,6 +124,13 @@ impl Delta {
         })
     }
 
+    /// All rows but those at `taken`.
+    pub fn without(&self, taken: &[usize]) -> Result<Self, DataFusionError> {
+        let mut kept = vec![true; self.len()];
+        taken.iter().for_each(|row| kept[*row] = false);
+        self.filter(&BooleanArray::from(kept))
+    }
+
     /// The rows `indices`, in that order.
     pub fn take(&self, indices: &[usize]) -> Result<Self, DataFusionError> {
         let rows = UInt32Array::from_iter_values(indices.iter().map(|i| *i as u32));

@@ -66,6 +66,13 @@ impl Gate {
         Ok(out)
     }
 
+    /// Rows of a view's one input on their way through its gate, where it has one: what is let through, tick by tick.
+    pub fn pass(gate: &mut Option<Self>, delta: Delta, watermark: Option<i64>) -> Result<Vec<Delta>, DataFusionError> {
+        let Some(gate) = gate else { return Ok(vec![delta]) };
+        gate.push(0, &delta)?;
+        Ok(gate.release(watermark)?.into_iter().flat_map(|(_, rows)| rows.into_iter().map(|(_, delta)| delta)).collect())
+    }
+
     /// A copy for a snapshot.
     pub fn pieces(&self) -> GatePieces {
         GatePieces {

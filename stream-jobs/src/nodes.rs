@@ -157,7 +157,7 @@ impl Nodes {
             let of_input = |input: &Input| match input {
                 Input::Source(s) | Input::Rows(s) if self.job.sources[*s].table && node.inputs.len() > 1 && untimed(*s) => None,
                 Input::Source(s) | Input::Rows(s) => Some(sources.get(s).copied().flatten()),
-                Input::View(v) => Some(watermarks.get(v).copied().unwrap_or_else(|| upstream(&self.job.views[*v].name).filter(|w| *w != i64::MIN))),
+                Input::View(v) => Some(watermarks.get(v).copied().unwrap_or_else(|| upstream(&self.job.views[*v].name))),
             };
             let watermark = node.inputs.iter().filter_map(of_input).min().flatten();
             let now_us = node.now(watermark);

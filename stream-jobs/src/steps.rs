@@ -4,10 +4,13 @@
 //! for that row is null, and is counted in `headend_failed_expressions_total`. The rows around it are untouched. An error that
 //! does not come from the data comes out as an error.
 
-use crate::plan::Expr;
+use crate::plan::{Expr, Step};
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, cast::AsArray, new_null_array};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
-use arrow_select::{concat::concat, filter::prep_null_mask_filter};
+use arrow_select::{
+    concat::concat,
+    filter::{filter_record_batch, prep_null_mask_filter},
+};
 use datafusion::common::{DataFusionError, exec_err};
 
 /// One value a row of `batch`. A constant becomes as many rows as `batch` has.
@@ -55,6 +58,23 @@ fn is_fault_of_data(error: &DataFusionError) -> bool {
 pub fn project(exprs: &[Expr], schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, DataFusionError> {
     let columns = exprs.iter().map(|expr| evaluate(expr, batch)).collect::<Result<Vec<_>, _>>()?;
     batch_of(schema, columns, batch.num_rows())
+}
+
+/// Runs stateless steps over joined rows: which of the rows are left, and what became of them.
+pub fn through(plan: &[Step], mut batch: RecordBatch) -> Result<(Vec<usize>, RecordBatch), DataFusionError> {
+    let mut kept: Vec<usize> = (0..batch.num_rows()).collect();
+    for step in plan {
+        match step {
+            Step::Filter(expr) => {
+                let mask = filter_mask(expr, &batch)?;
+                batch = filter_record_batch(&batch, &mask)?;
+                kept = kept.into_iter().zip(mask.iter()).filter(|(_, m)| *m == Some(true)).map(|(k, _)| k).collect();
+            }
+            Step::Project { exprs, schema } => batch = project(exprs, schema, &batch)?,
+            Step::Keyed { .. } => return Err(DataFusionError::Internal("a keyed function stands over a join".to_owned())),
+        }
+    }
+    Ok((kept, batch))
 }
 
 /// As [`project`], but a row for which an expression fails is an error.

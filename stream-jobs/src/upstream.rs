@@ -69,7 +69,12 @@ impl Upstream {
 
     /// The view's own watermark where its task tells one, else the task's.
     pub fn watermark_of(&self, view: &str) -> Option<i64> {
-        self.progress.watermarks.get(view).copied().or(self.progress.watermark)
+        match self.progress.watermarks.get(view) {
+            // It has said that it has none yet.
+            Some(&i64::MIN) => None,
+            Some(watermark) => Some(*watermark),
+            None => self.progress.watermark,
+        }
     }
 
     pub fn ignored(&self) -> u64 {

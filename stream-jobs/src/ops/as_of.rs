@@ -6,7 +6,6 @@
 use super::{
     Context, Effects, Flow, OpError, Operator,
     group::{Route, rows_of_columns_at},
-    interval_join::columns_of,
     nullable,
 };
 use crate::{
@@ -21,7 +20,8 @@ use std::{collections::BTreeMap, sync::Arc};
 type Bytes = Arc<[u8]>;
 
 /// How far behind the watermark a row finds what the table was at its time: the longest window there is.
-const HISTORY_US: i64 = 400 * 86_400_000_000;
+const HISTORY_US: i64 = 400 * DAY_US;
+const DAY_US: i64 = 86_400_000_000;
 
 pub struct AsOfOperator {
     plan: AsOfJoin,
@@ -34,6 +34,8 @@ pub struct AsOfOperator {
     /// Rows of the table by key and time; none where the row was deleted then.
     versions: BTreeMap<Bytes, BTreeMap<i64, Option<Bytes>>>,
     arrived: u64,
+    /// What was older than this is forgotten.
+    forgotten: i64,
     route: Option<Route>,
     schema: SchemaRef,
 }
@@ -55,6 +57,7 @@ impl AsOfOperator {
             waiting: BTreeMap::new(),
             versions: BTreeMap::new(),
             arrived: 0,
+            forgotten: i64::MIN,
             route,
             schema: Arc::new(nullable(&plan.schema)),
             plan,
@@ -112,9 +115,14 @@ impl AsOfOperator {
                 partners.push(partner);
             }
         }
-        self.forget(watermark.saturating_sub(HISTORY_US));
+        // Every key is looked at, so not in every epoch.
+        let oldest = (watermark.div_euclid(DAY_US) * DAY_US).saturating_sub(HISTORY_US);
+        if oldest > self.forgotten {
+            self.forgotten = oldest;
+            self.forget(oldest);
+        }
         let mut columns: Vec<ArrayRef> = self.stream.decode(rows.iter().map(AsRef::as_ref))?.columns().to_vec();
-        columns.extend(columns_of(&self.table, &partners)?);
+        columns.extend(self.table.columns_of(partners.iter().map(Option::as_deref))?);
         Ok(Delta::rows(super::batch_of(&self.schema, columns, rows.len())?, times))
     }
 

@@ -111,14 +111,13 @@ impl GroupOperator {
 
     /// Forgets the keys of closed windows, when they are most of all.
     fn compact(&mut self) -> Result<(), OpError> {
-        let Some(due) = &mut self.due else { return Ok(()) };
-        let live: BTreeSet<u32> = due.values().flatten().copied().collect();
-        if self.groups.len() < 1024 || live.len() * 2 > self.groups.len() {
+        let Some(due) = self.due.as_mut().filter(|_| self.groups.len() >= 1024) else { return Ok(()) };
+        let live: Vec<u32> = due.values().flatten().copied().collect::<BTreeSet<u32>>().into_iter().collect();
+        if live.len() * 2 > self.groups.len() {
             return Ok(());
         }
         let mut dictionary = KeyDictionary::default();
-        let mut groups = Groups::new(&self.plan.aggregates);
-        groups.merge_ids(&self.groups, &live.iter().copied().collect::<Vec<_>>())?;
+        let mut groups = self.groups.only(&live)?;
         let moved: BTreeMap<u32, u32> = live.iter().map(|id| (*id, dictionary.intern(self.dictionary.key(*id)))).collect();
         groups.renumber_by(|id| moved.get(&id).copied().unwrap_or_default());
         due.values_mut().for_each(|ids| *ids = ids.iter().map(|id| moved[id]).collect());
@@ -170,16 +169,8 @@ impl Operator for GroupOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
         let delta = self.mine(inputs[0].delta.clone().through(&self.plan.pre)?)?;
         let mut out = Vec::new();
-        match &mut self.gate {
-            None => out.push(self.absorb(&delta)?),
-            Some(gate) => {
-                gate.push(0, &delta)?;
-                for (_, tick) in gate.release(context.watermark)? {
-                    for (_, delta) in tick {
-                        out.push(self.absorb(&delta)?);
-                    }
-                }
-            }
+        for delta in Gate::pass(&mut self.gate, delta, context.watermark)? {
+            out.push(self.absorb(&delta)?);
         }
         if let Some(watermark) = context.watermark.filter(|_| self.due.is_some()) {
             out.push(self.close(watermark)?);

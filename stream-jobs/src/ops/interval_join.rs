@@ -15,9 +15,8 @@ use crate::{
     state::{Frozen, Pieces, StateError, keys::RowCodec},
     steps,
 };
-use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, cast::AsArray, types::*};
+use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, cast::AsArray, types::*};
 use arrow_schema::{Field, Schema, SchemaRef};
-use arrow_select::take::take;
 use std::{collections::BTreeMap, sync::Arc};
 
 type Bytes = Arc<[u8]>;
@@ -32,11 +31,14 @@ struct Kept {
     matched: bool,
 }
 
+/// By the compared columns, then by where they stand.
+type KeptRows = BTreeMap<Bytes, BTreeMap<At, Kept>>;
+
 struct Side {
     spec: SideSpec,
     codec: RowCodec,
     on: RowCodec,
-    rows: BTreeMap<Bytes, BTreeMap<At, Kept>>,
+    rows: KeptRows,
     /// Keys by the time of their rows: what leaves first.
     by_time: BTreeMap<At, Bytes>,
     /// A row is late when its partition's watermark is past its time and this.
@@ -143,8 +145,8 @@ impl IntervalJoinOperator {
     }
 
     fn rows_of(&self, pairs: &Pairs) -> Result<(RecordBatch, Vec<i64>), OpError> {
-        let mut columns = columns_of(&self.left.codec, &pairs.left_rows)?;
-        columns.extend(columns_of(&self.right.codec, &pairs.right_rows)?);
+        let mut columns = self.left.codec.columns_of(pairs.left_rows.iter().map(Option::as_deref))?;
+        columns.extend(self.right.codec.columns_of(pairs.right_rows.iter().map(Option::as_deref))?);
         let time = |place: &Option<(Bytes, At)>| place.as_ref().map(|(_, at)| at.0);
         let by_right = self.plan.time_of_right;
         let time_of = |(l, r)| if by_right { time(r).or(time(l)) } else { time(l).or(time(r)) }.unwrap_or(i64::MIN);
@@ -168,21 +170,6 @@ impl IntervalJoinOperator {
         let (batch, times) = self.rows_of(&alone)?;
         Ok(Delta::rows(batch, times))
     }
-}
-
-/// The columns of rows, null where there is none.
-pub(super) fn columns_of(codec: &RowCodec, rows: &[Option<Bytes>]) -> Result<Vec<ArrayRef>, OpError> {
-    let there: Vec<&Bytes> = rows.iter().flatten().collect();
-    let decoded = codec.decode(there.into_iter().map(AsRef::as_ref))?;
-    let mut next = 0;
-    let place = |row: &Option<Bytes>| {
-        row.as_ref().map(|_| {
-            next += 1;
-            next - 1
-        })
-    };
-    let places: UInt32Array = rows.iter().map(place).collect();
-    Ok(decoded.columns().iter().map(|column| take(column, &places, None)).collect::<Result<_, _>>()?)
 }
 
 impl Pairs {
@@ -214,20 +201,6 @@ impl Side {
             }
         }
         out
-    }
-
-    fn to_batch(&self) -> Result<RecordBatch, StateError> {
-        let rows: Vec<(&Bytes, &At, &Kept)> = self.rows.iter().flat_map(|(key, rows)| rows.iter().map(move |(at, kept)| (key, at, kept))).collect();
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| r.0))),
-            Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1.0))),
-            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.1.1))),
-            Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.2.row))),
-            Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.2.matched)))),
-        ];
-        let names = ["key", "time", "arrival", "row", "matched"];
-        let fields: Vec<Field> = names.iter().zip(&columns).map(|(name, c)| Field::new(*name, c.data_type().clone(), false)).collect();
-        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 
     fn restore(&mut self, batch: &RecordBatch) {
@@ -267,10 +240,10 @@ impl Operator for IntervalJoinOperator {
 
     fn freeze(&mut self) -> Frozen {
         let meta = serde_json::json!({ "arrived": self.arrived, "watermark": self.watermark });
-        let sides = self.left.to_batch().and_then(|left| Ok((left, self.right.to_batch()?)));
+        let sides = [("left", self.left.rows.clone()), ("right", self.right.rows.clone())];
         Box::new(move || {
-            let (left, right) = sides?;
-            Ok(Pieces { meta, batches: vec![("left".to_owned(), left), ("right".to_owned(), right)] })
+            let batches = sides.into_iter().map(|(name, rows)| Ok((name.to_owned(), kept_batch(&rows)?))).collect::<Result<_, StateError>>()?;
+            Ok(Pieces { meta, batches })
         })
     }
 
@@ -281,4 +254,18 @@ impl Operator for IntervalJoinOperator {
         self.right.restore(&pieces.take("right")?);
         Ok(())
     }
+}
+
+fn kept_batch(rows: &KeptRows) -> Result<RecordBatch, StateError> {
+    let rows: Vec<(&Bytes, &At, &Kept)> = rows.iter().flat_map(|(key, rows)| rows.iter().map(move |(at, kept)| (key, at, kept))).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| r.0))),
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.1.0))),
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.1.1))),
+        Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.2.row))),
+        Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.2.matched)))),
+    ];
+    let names = ["key", "time", "arrival", "row", "matched"];
+    let fields: Vec<Field> = names.iter().zip(&columns).map(|(name, c)| Field::new(*name, c.data_type().clone(), false)).collect();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }

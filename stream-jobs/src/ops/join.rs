@@ -5,13 +5,12 @@ use super::{Context, Effects, Flow, OpError, Operator, nullable};
 use crate::{
     delta::{ChangeBuilder, Delta, Op},
     gate::Gate,
-    plan::{Emit, Join, JoinKind, Step, ViewSpec},
+    plan::{Emit, Join, JoinKind, ViewSpec},
     state::{Frozen, Pieces, StateError, keys::RowCodec},
     steps,
 };
-use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt32Array, cast::AsArray, types::*};
+use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, cast::AsArray, types::*};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use arrow_select::{filter::filter_record_batch, take::take};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -148,20 +147,8 @@ impl JoinOperator {
             columns.extend(side.columns_of(keys)?);
         }
         let fields: Vec<Field> = self.plan.schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
-        let mut batch = super::batch_of(&Arc::new(Schema::new(fields)), columns, keys.len())?;
-        let mut kept: Vec<usize> = (0..keys.len()).collect();
-        for step in &self.plan.post {
-            match step {
-                Step::Filter(expr) => {
-                    let mask = steps::filter_mask(expr, &batch)?;
-                    batch = filter_record_batch(&batch, &mask)?;
-                    kept = kept.into_iter().zip(mask.iter()).filter(|(_, m)| *m == Some(true)).map(|(k, _)| k).collect();
-                }
-                Step::Project { exprs, schema } => batch = steps::project(exprs, schema, &batch)?,
-                Step::Keyed { .. } => return Err(OpError::Broken("a keyed function stands over a join".to_owned())),
-            }
-        }
-        Ok((kept, batch))
+        let batch = super::batch_of(&Arc::new(Schema::new(fields)), columns, keys.len())?;
+        Ok(steps::through(&self.plan.post, batch)?)
     }
 }
 
@@ -183,18 +170,7 @@ impl Side {
 
     /// This side's columns for `keys`, null where it has no row.
     fn columns_of(&self, keys: &[&Key]) -> Result<Vec<ArrayRef>, OpError> {
-        let mut rows: Vec<&[u8]> = Vec::new();
-        let indices: UInt32Array = keys
-            .iter()
-            .map(|key| {
-                self.rows.get(*key).map(|held| {
-                    rows.push(held.row.as_ref());
-                    rows.len() as u32 - 1
-                })
-            })
-            .collect();
-        let batch = self.codec.decode(rows.into_iter())?;
-        Ok(batch.columns().iter().map(|c| take(c, &indices, None)).collect::<Result<_, _>>()?)
+        Ok(self.codec.columns_of(keys.iter().map(|key| self.rows.get(*key).map(|held| held.row.as_ref())))?)
     }
 }
 

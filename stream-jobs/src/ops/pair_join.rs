@@ -14,9 +14,8 @@ use crate::{
     state::{Frozen, Pieces, StateError, keys::RowCodec},
     steps,
 };
-use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt32Array, cast::AsArray, types::*};
+use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, cast::AsArray, types::*};
 use arrow_schema::{Field, Schema, SchemaRef};
-use arrow_select::{filter::filter_record_batch, take::take};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -217,34 +216,10 @@ impl PairJoinOperator {
     fn rows_after(&self, pairs: &[&Pair]) -> Result<(Vec<usize>, RecordBatch), OpError> {
         let mut columns: Vec<ArrayRef> = Vec::new();
         for (number, side) in self.sides.iter().enumerate() {
-            let mut rows: Vec<&[u8]> = Vec::new();
-            let places: UInt32Array = pairs
-                .iter()
-                .map(|pair| {
-                    self.held(number, pair).map(|held| {
-                        rows.push(held.row.as_ref());
-                        rows.len() as u32 - 1
-                    })
-                })
-                .collect();
-            for column in side.codec.decode(rows.into_iter())?.columns() {
-                columns.push(take(column, &places, None)?);
-            }
+            columns.extend(side.codec.columns_of(pairs.iter().map(|pair| self.held(number, pair).map(|held| held.row.as_ref())))?);
         }
-        let mut batch = super::batch_of(&self.schema, columns, pairs.len())?;
-        let mut kept: Vec<usize> = (0..pairs.len()).collect();
-        for step in &self.plan.post {
-            match step {
-                crate::plan::Step::Filter(expr) => {
-                    let mask = steps::filter_mask(expr, &batch)?;
-                    batch = filter_record_batch(&batch, &mask)?;
-                    kept = kept.into_iter().zip(mask.iter()).filter(|(_, m)| *m == Some(true)).map(|(k, _)| k).collect();
-                }
-                crate::plan::Step::Project { exprs, schema } => batch = steps::project(exprs, schema, &batch)?,
-                crate::plan::Step::Keyed { .. } => return Err(OpError::Broken("a keyed function stands over a join".to_owned())),
-            }
-        }
-        Ok((kept, batch))
+        let batch = super::batch_of(&self.schema, columns, pairs.len())?;
+        Ok(steps::through(&self.plan.post, batch)?)
     }
 }
 

@@ -229,16 +229,8 @@ impl Operator for RankOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
         let delta = self.mine(inputs[0].delta.clone().through(&self.plan.pre)?)?;
         let mut out = Vec::new();
-        match &mut self.gate {
-            None => out.push(self.absorb(&delta)?),
-            Some(gate) => {
-                gate.push(0, &delta)?;
-                for (_, tick) in gate.release(context.watermark)? {
-                    for (_, delta) in tick {
-                        out.push(self.absorb(&delta)?);
-                    }
-                }
-            }
+        for delta in Gate::pass(&mut self.gate, delta, context.watermark)? {
+            out.push(self.absorb(&delta)?);
         }
         if let Some(watermark) = context.watermark.filter(|_| self.emit == Emit::OnWindowClose) {
             out.push(self.close(watermark)?);

@@ -125,7 +125,8 @@ impl SessionOperator {
         let values = values_of(&self.plan.aggregates, &delta.batch)?;
         let times = self.times(delta);
         let before = if self.emits_changes() { Some(self.rows_of(&keys)?) } else { None };
-        let (mut rows, mut late, mut ends) = (Pending::default(), Vec::new(), Vec::new());
+        let mut rows = Pending { rows: Vec::new(), numbers: vec![0; delta.len()] };
+        let (mut late, mut ends) = (Vec::new(), Vec::new());
         for (row, (key, time)) in keys.iter().zip(&times).enumerate() {
             let closed = delta.origin.as_ref().map_or(i64::MIN, |o| o.watermarks[row]).max(self.closed_through);
             // Other inputs may still add to what is over for this row.
@@ -147,7 +148,7 @@ impl SessionOperator {
             }
             let number = self.place(*key, start, end, closed)?;
             rows.rows.push(row as u32);
-            rows.numbers.push(number);
+            rows.numbers[row] = number;
         }
         self.fold(&mut rows, &values, &times)?;
         if let Some(before) = before {
@@ -171,11 +172,8 @@ impl SessionOperator {
         if pending.rows.is_empty() {
             return Ok(());
         }
-        // `fold_rows` reads an id for each row of the batch.
-        let mut ids = vec![0; times.len()];
-        pending.rows.iter().zip(&pending.numbers).for_each(|(row, number)| ids[*row as usize] = *number);
-        fold_rows(&mut self.groups, Some(&pending.rows), &ids, values, times, false)?;
-        *pending = Pending::default();
+        fold_rows(&mut self.groups, Some(&pending.rows), &pending.numbers, values, times, false)?;
+        pending.rows.clear();
         Ok(())
     }
 
@@ -209,10 +207,9 @@ impl SessionOperator {
             return Ok(());
         }
         let mut dictionary = KeyDictionary::default();
-        let mut groups = Groups::new(&self.plan.aggregates);
         let (mut fresh, mut by_end) = (BTreeMap::new(), BTreeSet::new());
         let numbers: Vec<u32> = self.open.values().flatten().map(|s| s.number).collect();
-        groups.merge_ids(&self.groups, &numbers)?;
+        let mut groups = self.groups.only(&numbers)?;
         let moved: BTreeMap<u32, u32> = numbers.iter().zip(0..).map(|(old, new)| (*old, new)).collect();
         groups.renumber_by(|old| moved.get(&old).copied().unwrap_or_default());
         for (key, of_key) in &self.open {
@@ -292,9 +289,9 @@ impl SessionOperator {
 }
 
 /// Rows whose session is known and that are not folded yet.
-#[derive(Default)]
 struct Pending {
     rows: Vec<u32>,
+    /// Of every row of the batch the number of its session, once it is known.
     numbers: Vec<u32>,
 }
 

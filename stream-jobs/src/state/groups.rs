@@ -180,8 +180,7 @@ impl Groups {
 
     /// Folds the group of the key `from` into that of `into`, and leaves it empty.
     pub fn move_into(&mut self, into: u32, from: u32) -> Result<(), StateError> {
-        let mut moved = Self { slots: SlotMap::default(), ids: Column::default(), rows: Column::default(), accumulators: self.empty_accumulators() };
-        moved.merge_ids(self, &[from])?;
+        let mut moved = self.only(&[from])?;
         moved.renumber_by(|_| into);
         self.clear(from);
         self.merge(&moved)
@@ -195,8 +194,12 @@ impl Groups {
         }
     }
 
-    fn empty_accumulators(&self) -> Vec<Accumulator> {
-        self.accumulators.iter().map(Accumulator::empty).collect()
+    /// The groups of the keys `ids`, in that order.
+    pub fn only(&self, ids: &[u32]) -> Result<Self, StateError> {
+        let accumulators = self.accumulators.iter().map(Accumulator::empty).collect();
+        let mut groups = Self { slots: SlotMap::default(), ids: Column::default(), rows: Column::default(), accumulators };
+        groups.merge_ids(self, ids)?;
+        Ok(groups)
     }
 
     /// The ids of all keys change: `moved[old] = new`.

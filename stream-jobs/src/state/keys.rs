@@ -1,9 +1,10 @@
 //! The dictionary of an operator's keys: key bytes to a small integer and back.
 
 use super::column::Column;
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray, UInt32Array};
 use arrow_row::{RowConverter, RowParser, SortField};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_select::take::take;
 use hashbrown::HashTable;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
@@ -228,6 +229,19 @@ impl RowCodec {
             return Ok(Vec::new());
         }
         self.converter.convert_rows(rows.iter().map(|r| self.parser.parse(r)))
+    }
+
+    /// The columns of `rows`, null where there is none.
+    pub fn columns_of<'a>(&self, rows: impl Iterator<Item = Option<&'a [u8]>>) -> Result<Vec<ArrayRef>, ArrowError> {
+        let mut there: Vec<&[u8]> = Vec::new();
+        let place = |row: Option<&'a [u8]>| {
+            row.map(|row| {
+                there.push(row);
+                there.len() as u32 - 1
+            })
+        };
+        let places: UInt32Array = rows.map(place).collect();
+        self.columns(&there)?.iter().map(|column| take(column, &places, None)).collect()
     }
 
     pub fn schema(&self) -> &SchemaRef {

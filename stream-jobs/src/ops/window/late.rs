@@ -6,8 +6,8 @@ use crate::{
     ops::{Effects, OpError, fold_rows, keys_of, values_of},
     plan::Phase,
     state::Groups,
+    windows::Windows,
 };
-use arrow_array::BooleanArray;
 use std::{collections::BTreeMap, sync::Arc};
 
 impl WindowOperator {
@@ -42,6 +42,9 @@ impl WindowOperator {
     /// Rows whose pane has gone up already, and that still count in windows above: they go up by themselves, with the end of the last
     /// window that they are late for.
     fn set_late_for_panes_aside(&mut self, delta: Delta) -> Result<Delta, OpError> {
+        if self.are_in_time(&delta, self.windows) {
+            return Ok(delta);
+        }
         let late = |row: &usize| self.windows.last_end_of(delta.times[*row]) <= self.closed_before(&delta, *row);
         let late: Vec<usize> = (0..delta.len()).filter(late).collect();
         if late.is_empty() {
@@ -55,9 +58,7 @@ impl WindowOperator {
             let groups = self.late_panes.entry((self.windows.pane_of(time), missed)).or_insert_with(|| Groups::new(&self.plan.aggregates));
             fold_rows(groups, None, &ids, &args, &[time], false)?;
         }
-        let mut on_time = vec![true; delta.len()];
-        late.into_iter().for_each(|row| on_time[row] = false);
-        Ok(delta.filter(&BooleanArray::from(on_time))?)
+        Ok(delta.without(&late)?)
     }
 
     fn ids_of(&mut self, delta: &Delta, row: usize) -> Result<Vec<u32>, OpError> {
@@ -78,14 +79,18 @@ impl WindowOperator {
         Ok(Delta::concat(&self.raw_schema, out)?)
     }
 
+    /// Mostly the earliest row is in time for the latest watermark, and then all are.
+    fn are_in_time(&self, delta: &Delta, windows: Windows) -> bool {
+        let latest = delta.origin.as_ref().and_then(|o| o.watermarks.iter().max().copied()).unwrap_or(i64::MIN).max(self.closed_through);
+        delta.times.iter().min().is_none_or(|least| windows.last_end_of(*least) > latest)
+    }
+
     /// Rows for whose every window it is too late go to the `late` output.
     fn set_late_aside(&self, delta: Delta, effects: &mut Effects) -> Result<Delta, OpError> {
-        let times = &delta.times;
-        // Mostly the earliest row is in time for the latest watermark, and then all are.
-        let latest = delta.origin.as_ref().and_then(|o| o.watermarks.iter().max().copied()).unwrap_or(i64::MIN).max(self.closed_through);
-        if times.iter().min().is_none_or(|least| self.whole.last_end_of(*least) > latest) {
+        if self.are_in_time(&delta, self.whole) {
             return Ok(delta);
         }
+        let times = &delta.times;
         let late = |row: usize| self.whole.last_end_of(times[row]) <= self.settled_before(&delta, row);
         let late_rows: Vec<usize> = (0..times.len()).filter(|row| late(*row)).collect();
         if late_rows.is_empty() {
@@ -93,9 +98,7 @@ impl WindowOperator {
         }
         let ends: Vec<i64> = late_rows.iter().map(|row| self.whole.last_end_of(times[*row])).collect();
         effects.late_rows(&self.view, &delta.take(&late_rows)?, &ends, self.closed_through)?;
-        let mut on_time = vec![true; times.len()];
-        late_rows.into_iter().for_each(|row| on_time[row] = false);
-        Ok(delta.filter(&BooleanArray::from(on_time))?)
+        Ok(delta.without(&late_rows)?)
     }
 
     /// Prepared rows in; returns the changes of this batch (nothing when rows leave on close).

@@ -117,12 +117,9 @@ impl Sliding {
     /// Keys without rows are left out when they are most of all.
     fn compact(&mut self) -> Result<(), StateError> {
         let live: Vec<u32> = self.groups.live_ids().collect();
-        if live.len() * 2 >= self.groups.len() {
-            return Ok(());
+        if live.len() * 2 < self.groups.len() {
+            self.groups = self.groups.only(&live)?;
         }
-        let mut groups = Groups::new(&self.calls);
-        groups.merge_ids(&self.groups, &live)?;
-        self.groups = groups;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::{
     delta::Delta,
     ops::{
         Flow, OpError,
-        group::{Route, rows_of_route},
+        group::{Route, rows_of_columns_at},
     },
     plan::{Aggregate, GroupColumn},
     state::{Accumulator, Groups},
@@ -87,15 +87,8 @@ impl WindowOperator {
 
 /// The rows of a partial view whose group columns, which stand first in it, belong to the task.
 pub fn rows_of_columns(delta: &Delta, group: &[GroupColumn], route: Route) -> Result<Delta, OpError> {
-    let by_column: Vec<GroupColumn> = group
-        .iter()
-        .enumerate()
-        .map(|(i, g)| match g {
-            GroupColumn::Expr(_) => GroupColumn::Expr(Arc::new(datafusion::physical_expr::expressions::Column::new(delta.batch.schema().field(i).name(), i))),
-            other => other.clone(),
-        })
-        .collect();
-    rows_of_route(delta, &by_column, route)
+    let columns: Vec<usize> = (0..group.len()).filter(|i| matches!(group[*i], GroupColumn::Expr(_))).collect();
+    rows_of_columns_at(delta, &columns, route)
 }
 
 /// What a partial view sends: group columns, the pane's bounds, the end of the last window that its rows missed, state columns.
