@@ -234,7 +234,10 @@ pub(crate) fn rows_of(epoch: &AcceptedEpoch, name: &str) -> Vec<Value> {
         for row in 0..delta.len() {
             let mut value = rows.object(row).unwrap();
             if let Some(event) = value.get("event").filter(|_| name == "alerts") {
-                value = serde_json::from_str(event.as_str().unwrap()).unwrap();
+                let rooms = value["rooms"].as_str().unwrap().split('\n').filter(|room| !room.is_empty()).collect::<Vec<_>>();
+                let event: Value = serde_json::from_str(event.as_str().unwrap()).unwrap();
+                value = json!({ "rooms": rooms });
+                value.as_object_mut().unwrap().extend(event.as_object().unwrap().clone());
             }
             if let Some(ops) = &delta.ops {
                 value["_op"] = json!(ops[row].as_str());

@@ -14,6 +14,8 @@ pub struct AlertEvent {
     pub entity: Entity,
     pub kind: String,
     pub action: Action,
+    /// How the alert stands after this revision.
+    pub state: State,
     pub severity: String,
     pub score: Option<f64>,
     pub threshold: Threshold,
@@ -25,6 +27,59 @@ pub struct AlertEvent {
     pub resolved_at: Option<String>,
     pub window: Option<Window>,
     pub summary: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<Acknowledged>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silenced: Option<Silenced>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inhibited_by: Option<Incident>,
+}
+
+/// Of several that hold the first in this order counts: silenced, inhibited, flapping, acknowledged, firing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Firing,
+    /// Somebody looks after it.
+    Acknowledged,
+    /// Its condition comes and goes; it stays open until that is over.
+    Flapping,
+    /// An alert of another rule explains it. Its rooms are not told.
+    Inhibited,
+    /// Its rooms are not told.
+    Silenced,
+    Resolved,
+    Expired,
+}
+
+impl State {
+    /// The rooms that the rule names are not told of it.
+    pub fn is_quiet(self) -> bool {
+        matches!(self, Self::Inhibited | Self::Silenced)
+    }
+}
+
+/// Who looks after an alert, and since when (RFC 3339, UTC).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledged {
+    pub at: String,
+    pub by: Option<String>,
+    pub comment: Option<String>,
+}
+
+/// Who silenced an alert, and until when (RFC 3339, UTC; none: until it is taken back).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silenced {
+    pub until: Option<String>,
+    pub by: Option<String>,
+    pub comment: Option<String>,
+}
+
+/// The alert that explains another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    pub rule: String,
+    pub alert_id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

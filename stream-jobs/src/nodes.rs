@@ -4,8 +4,10 @@ use crate::{
     delta::Delta,
     ops::{
         Context, Effects, Flow, OpError, Operator,
-        alert::{AlertOperator, Raised},
+        alert::AlertOperator,
+        alert_task::AlertTaskOperator,
         as_of::AsOfOperator,
+        candidates::CandidatesOperator,
         group::{GroupOperator, Route},
         interval_join::IntervalJoinOperator,
         join::JoinOperator,
@@ -67,7 +69,6 @@ pub struct Node {
     waits_for_tables: bool,
     /// It reads tables without a time, and nothing else.
     is_timeless: bool,
-    alerts: Vec<AlertOperator>,
 }
 
 impl Node {
@@ -134,7 +135,6 @@ impl Nodes {
         sources: &BTreeMap<usize, Option<i64>>,
         upstream: &dyn Fn(&str) -> Option<i64>,
         effects: &mut Effects,
-        raised: &mut Raised,
     ) -> Result<BTreeMap<String, i64>, OpError> {
         let set_now: &dyn Fn(i64) = &|us| (self.set_now)(us);
         for input in self.nodes.iter().flat_map(|n| &n.inputs) {
@@ -167,9 +167,6 @@ impl Nodes {
             let delta = node.operator.process(&context, &inputs, effects)?;
             // A `SELECT` that only renames is no step of the plan. States of a partial view have names of their own.
             let delta = if node.sends_states { delta } else { delta.named(&node.spec.schema)? };
-            for alert in &mut node.alerts {
-                alert.process(&context, &delta, raised)?;
-            }
             let watermark = watermark.map(|w| node.operator.holds_back().map_or(w, |held| w.min(held)));
             if node.leaves {
                 effects.outputs.push(write_rows(&node.spec.name, &delta)?);
@@ -190,10 +187,6 @@ impl Nodes {
         parts.push(("clock".to_owned(), Box::new(move || Ok(Pieces { meta: clock, batches: Vec::new() }))));
         for node in &mut self.nodes {
             parts.push((format!("view.{}", node.spec.name), node.operator.freeze()));
-            for (i, alert) in node.alerts.iter().enumerate() {
-                let pieces = alert.pieces()?;
-                parts.push((format!("alert.{}.{i}", node.spec.name), Box::new(move || Ok(pieces))));
-            }
         }
         Ok(parts)
     }
@@ -206,9 +199,6 @@ impl Nodes {
         for (node, now) in self.nodes.iter_mut().zip(clock) {
             node.last_now = now;
             node.operator.restore(take(format!("view.{}", node.spec.name))?)?;
-            for (i, alert) in node.alerts.iter_mut().enumerate() {
-                alert.restore(&take(format!("alert.{}.{i}", node.spec.name))?)?;
-            }
         }
         Ok(())
     }
@@ -232,8 +222,8 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
     let spec = Arc::new(relaxed(view));
     // Rows of the task's own level are the task's already.
     let from_below = |relation: Relation| matches!(relation, Relation::View(v) if job.views[v].level < view.level);
-    let route = route.filter(|_| relations(&spec.body).into_iter().any(from_below));
-    let mut inputs: Vec<Input> = relations(&spec.body).into_iter().map(Input::from).collect();
+    let route = route.filter(|_| spec.body.inputs().into_iter().any(from_below));
+    let mut inputs: Vec<Input> = spec.body.inputs().into_iter().map(Input::from).collect();
     let table = match &spec.body {
         Body::Map { as_they_come: true, .. } => inputs.first_mut(),
         Body::AsOfJoin(_) => inputs.last_mut(),
@@ -262,18 +252,21 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
             let appended = !emits_changes(job, plan.input);
             Box::new(RankOperator::new(&spec, plan, appended, route)?)
         }
+        Body::Candidates { input, alert, tells } => {
+            let rule = &job.alerts[alert];
+            Box::new(CandidatesOperator::new(AlertOperator::new(rule.clone(), &job.views[rule.view], !emits_changes(job, input)), tells))
+        }
+        Body::Alerts(plan) => Box::new(AlertTaskOperator::new(plan.clone(), job.alerts[plan.alert].clone(), route)),
     };
     let tick_us = match spec.emit {
         Emit::ChangesEvery { interval_us } => interval_us,
         _ => NOW_TICK_US,
     };
-    let appended = !emits_changes(job, Relation::View(index));
-    let alerts = job.alerts.iter().filter(|a| a.view == index).map(|a| AlertOperator::new(a.clone(), &spec, appended)).collect();
     let sends_states = matches!(&spec.body, Body::Aggregate(a) if a.phase == Phase::Partial);
     let is_timeless = inputs.iter().all(|input| matches!(input, Input::Source(s) | Input::Rows(s) if job.sources[*s].time_column.is_none()));
     let waits_for_tables = matches!(&spec.body, Body::AsOfJoin(_));
     let leaves = wanted.contains(&spec.name) || job.sinks.iter().any(|s| s.view == index) || read_by_other_level(job, index);
-    Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, waits_for_tables, is_timeless, alerts })
+    Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, waits_for_tables, is_timeless })
 }
 
 fn schema_of(job: &Job, input: Input) -> SchemaRef {
@@ -283,22 +276,10 @@ fn schema_of(job: &Job, input: Input) -> SchemaRef {
     }
 }
 
-fn relations(body: &Body) -> Vec<Relation> {
-    match body {
-        Body::Map { input, .. } => vec![*input],
-        Body::Aggregate(a) => vec![a.input],
-        Body::Join(j) => j.sides.iter().map(|s| s.input).collect(),
-        Body::PairJoin(j) => vec![j.left.input, j.right.input],
-        Body::IntervalJoin(j) => vec![j.left.input, j.right.input],
-        Body::AsOfJoin(j) => vec![j.stream.input, j.table.input],
-        Body::Union(inputs) => inputs.iter().map(|i| i.input).collect(),
-        Body::Rank(rank) => vec![rank.input],
-    }
-}
-
 /// True when every reader of the view is a join that does not know its windows.
 fn feeds_tables(job: &Job, view: usize) -> bool {
-    let mut readers = job.views.iter().filter(|v| relations(&v.body).contains(&Relation::View(view))).peekable();
+    let reads = |v: &&ViewSpec| !matches!(v.body, Body::Candidates { .. }) && v.body.inputs().contains(&Relation::View(view));
+    let mut readers = job.views.iter().filter(reads).peekable();
     let joined = readers.peek().is_some() && readers.all(|v| matches!(v.body, Body::Join(_) | Body::PairJoin(_)));
     let joins_by_window = job.views.iter().any(|v| match &v.body {
         Body::Join(j) => j.sides.iter().any(|s| s.input == Relation::View(view) && s.on.iter().any(|c| s.schema.field(*c).name().starts_with("window_"))),
@@ -315,7 +296,7 @@ pub fn emits_changes(job: &Job, relation: Relation) -> bool {
             Body::Map { input, .. } => emits_changes(job, *input),
             Body::Join(_) | Body::PairJoin(_) => true,
             Body::IntervalJoin(_) | Body::AsOfJoin(_) => false,
-            Body::Union(_) => false,
+            Body::Union(_) | Body::Candidates { .. } | Body::Alerts(_) => false,
             Body::Rank(_) => job.views[v].emit != Emit::OnWindowClose,
             Body::Aggregate(a) => a.phase != Phase::Partial && (a.revisions || job.views[v].emit != Emit::OnWindowClose),
         },
@@ -323,7 +304,7 @@ pub fn emits_changes(job: &Job, relation: Relation) -> bool {
 }
 
 fn read_by_other_level(job: &Job, view: usize) -> bool {
-    job.views.iter().any(|v| v.level != job.views[view].level && relations(&v.body).contains(&Relation::View(view)))
+    job.views.iter().any(|v| v.level != job.views[view].level && v.body.inputs().contains(&Relation::View(view)))
 }
 
 /// A map over changes that calls `now()` keeps its rows, so that they can be evaluated again at a tick: a join of one side.
@@ -393,6 +374,7 @@ fn relaxed(view: &ViewSpec) -> ViewSpec {
             rank.schema = relax(&rank.schema);
             Body::Rank(rank)
         }
+        body @ (Body::Candidates { .. } | Body::Alerts(_)) => body,
     };
     ViewSpec { schema: relax(&view.schema), body, ..view.clone() }
 }

@@ -37,6 +37,8 @@ pub struct SourceSpec {
     pub bound_us: i64,
     /// True for `CREATE TABLE`: newest row per key, tombstones delete.
     pub table: bool,
+    /// Nothing may ever come in: silent and caught up, it goes by the other sources from the start.
+    pub may_be_empty: bool,
     /// Tables with `broadcast = true` are read whole by every task.
     pub broadcast: bool,
     pub trust_partition: bool,
@@ -148,6 +150,45 @@ pub enum Body {
     AsOfJoin(AsOfJoin),
     Union(Vec<UnionInput>),
     Rank(Rank),
+    /// A rule's alerts before anything of another rule or of people is known.
+    Candidates {
+        input: Relation,
+        /// Index into [`Job::alerts`].
+        alert: usize,
+        /// They are told at once; else [`Body::Alerts`] tells them.
+        tells: bool,
+    },
+    Alerts(Alerts),
+}
+
+impl Body {
+    /// What the view reads, in the order in which its operator takes it.
+    pub fn inputs(&self) -> Vec<Relation> {
+        match self {
+            Self::Map { input, .. } | Self::Candidates { input, .. } => vec![*input],
+            Self::Aggregate(aggregate) => vec![aggregate.input],
+            Self::Join(join) => join.sides.iter().map(|side| side.input).collect(),
+            Self::PairJoin(join) => vec![join.left.input, join.right.input],
+            Self::IntervalJoin(join) => vec![join.left.input, join.right.input],
+            Self::AsOfJoin(join) => vec![join.stream.input, join.table.input],
+            Self::Union(inputs) => inputs.iter().map(|input| input.input).collect(),
+            Self::Rank(rank) => vec![rank.input],
+            Self::Alerts(alerts) => alerts.commands.into_iter().chain(alerts.incidents.iter().copied()).chain([alerts.candidates]).collect(),
+        }
+    }
+}
+
+/// The alert task of a rule: its alerts, after what people say of them and what other alerts explain.
+#[derive(Debug, Clone)]
+pub struct Alerts {
+    pub alert: usize,
+    pub candidates: Relation,
+    /// Candidates of the rules that inhibit it, in the order of [`AlertSpec::inhibited_by`].
+    pub incidents: Vec<Relation>,
+    /// Rows that acknowledge and silence.
+    pub commands: Option<Relation>,
+    /// Everything is taken in the order of event time, so that the cut does not show; else as it comes.
+    pub in_order: bool,
 }
 
 /// One of two sides of a join.
@@ -225,6 +266,8 @@ pub struct Rank {
     pub limit: usize,
     /// The row number shows in the view, or there is one row a partition: a row that changes its place is an update of that place.
     pub by_place: bool,
+    /// The rows below were told at the ticks at which these are told.
+    pub told_at_ticks: bool,
     /// Columns after `pre`, then the row number: the input of `post`.
     pub schema: SchemaRef,
     pub post: Vec<Step>,
@@ -354,6 +397,10 @@ pub struct AlertSpec {
     pub severity: String,
     pub for_us: i64,
     pub min_hold_us: i64,
+    pub flapping: Option<Flapping>,
+    pub inhibited_by: Vec<Inhibitor>,
+    /// The relation whose rows acknowledge and silence.
+    pub commands: Option<String>,
     /// Room name patterns: `sub:{tenant}:{subscriber_id}`.
     pub rooms: Vec<String>,
     pub summary: String,
@@ -366,4 +413,19 @@ pub struct AlertSpec {
     pub reasons_column: Option<usize>,
     /// Hash of the statement's text: a changed rule is a new version.
     pub version: String,
+}
+
+/// `flapping = 'N in W'`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flapping {
+    pub times: u32,
+    pub within_us: i64,
+}
+
+/// A rule whose open alert explains those of another rule.
+#[derive(Debug, Clone)]
+pub struct Inhibitor {
+    pub rule: String,
+    /// Output columns of the inhibited rule's view that are the key of the inhibiting rule's alerts, in its order.
+    pub columns: Vec<usize>,
 }

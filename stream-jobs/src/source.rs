@@ -70,6 +70,10 @@ impl SourceState {
         self.spec.table
     }
 
+    pub fn may_be_empty(&self) -> bool {
+        self.spec.may_be_empty
+    }
+
     /// Takes the decoded records of a cut. `records` are the raw ones, for the bytes of dead letters.
     pub fn absorb(
         &mut self,

@@ -6,7 +6,7 @@
 use crate::{
     delta::Delta,
     nodes::{Input, Nodes},
-    ops::{Effects, Flow, OpError, alert::Raised},
+    ops::{Effects, Flow, OpError},
     outbox::{DEAD_LETTERS, Outbox},
     plan::Job,
     source::SourceState,
@@ -189,13 +189,14 @@ impl LevelTask {
             self.sources.values_mut().for_each(|s| s.follow_clock(now_ms));
         }
         let busy: Option<i64> = self.streams().filter(|(_, s)| !s.is_idle(now_ms)).filter_map(|(_, s)| s.watermark()).min();
-        self.sources
-            .iter()
-            .map(|(i, s)| {
-                let steps_aside = s.is_idle(now_ms) && !s.ended();
-                (*i, if steps_aside { s.watermark().max(busy.filter(|_| s.watermark().is_some() || s.is_table())) } else { s.watermark() })
-            })
-            .collect()
+        let any = self.streams().filter_map(|(_, s)| s.watermark()).min();
+        let watermark = |s: &SourceState| match s.watermark() {
+            own if !s.is_idle(now_ms) || s.ended() => own,
+            None if s.may_be_empty() => busy.or(any),
+            None if !s.is_table() => None,
+            own => own.max(busy),
+        };
+        self.sources.iter().map(|(i, s)| (*i, watermark(s))).collect()
     }
 
     fn watermark_of(&self, source_watermarks: &BTreeMap<usize, Option<i64>>, now_ms: i64) -> Option<i64> {
@@ -222,18 +223,12 @@ impl LevelTask {
     }
 
     /// One pass over the views; returns the watermark of the task and those of the views that leave it.
-    fn run_views(
-        &mut self,
-        now_ms: i64,
-        flows: &mut BTreeMap<Input, Flow>,
-        effects: &mut Effects,
-        raised: &mut Raised,
-    ) -> Result<(Option<i64>, BTreeMap<String, i64>), OpError> {
+    fn run_views(&mut self, now_ms: i64, flows: &mut BTreeMap<Input, Flow>, effects: &mut Effects) -> Result<(Option<i64>, BTreeMap<String, i64>), OpError> {
         let source_watermarks = self.source_watermarks(now_ms);
         let watermark = self.watermark_of(&source_watermarks, now_ms);
         let upstreams = &self.upstreams;
         let upstream_watermark = |view: &str| upstreams.iter().filter(|u| u.serves(view)).map(|u| u.watermark_of(view)).min().flatten();
-        let watermarks = self.nodes.run(flows, &source_watermarks, &upstream_watermark, effects, raised)?;
+        let watermarks = self.nodes.run(flows, &source_watermarks, &upstream_watermark, effects)?;
         Ok((watermark, watermarks))
     }
 }
@@ -249,20 +244,19 @@ impl Task for LevelTask {
         let before = self.outbox.watermark();
         let open: Vec<usize> = self.sources.iter().filter(|(_, s)| !s.ended()).map(|(i, _)| *i).collect();
         let Absorbed { mut flows, appended_us, dead } = self.absorb(input, &mut effects)?;
-        let mut raised = Raised::default();
         let ends: Vec<usize> = open.into_iter().filter(|i| self.sources[i].ended()).collect();
         if !ends.is_empty() {
             // The last rows are seen by the clock before the end is: whether both came in one epoch must not show.
             self.set_ended(&ends, false);
-            self.run_views(now_ms, &mut flows, &mut effects, &mut raised)?;
+            self.run_views(now_ms, &mut flows, &mut effects)?;
             flows.clear();
             self.set_ended(&ends, true);
         }
-        let (watermark, watermarks) = self.run_views(now_ms, &mut flows, &mut effects, &mut raised)?;
+        let (watermark, watermarks) = self.run_views(now_ms, &mut flows, &mut effects)?;
         if !dead.is_empty() {
             effects.outputs.push(Output { name: DEAD_LETTERS.to_owned(), kind: OutputKind::Dead, batch: DeadLetter::to_batch(&dead)? });
         }
-        effects.outputs.extend(raised.into_output()?);
+        effects.outputs.extend(effects.raised.into_output()?);
         for output in effects.outputs {
             effects.counters.dead += self.outbox.push(output, before.clone())?;
         }

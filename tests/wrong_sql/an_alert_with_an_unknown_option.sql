@@ -1,4 +1,4 @@
--- expect: 10:7: there is no option `room` here; options are `severity`, `for`, `min_hold`, `rooms`, `summary`, `score`, `kind`
+-- expect: 10:7: there is no option `room` here; options are `severity`, `for`, `min_hold`, `flapping`, `inhibited_by`, `commands`, `rooms`, `summary`, `score`, `kind`
 -- hint: did you mean `rooms`?
 CREATE SOURCE usage (
   tenant TEXT, subscriber_id TEXT, event_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT, bytes_up BIGINT, region TEXT, price DECIMAL(10, 2),

@@ -3,11 +3,13 @@
 //! A rule stands on a view. Over keyed changes the condition of an entity holds while any row of it raises; rows of windows
 //! count until the window has ended. Over appended rows a raise holds for `min_hold` after the last raising row, or until a row
 //! clears it. `for` and `min_hold` run on the watermark, ids count episodes: all of it comes out the same on every replay.
+//!
+//! An entity whose condition has begun to hold `N` times within `W` (`flapping = 'N in W'`) keeps one open alert until none has begun for `W`.
 
 use super::{Context, OpError};
 use crate::{
     delta::{Delta, Op},
-    plan::{AlertSpec, ViewSpec},
+    plan::{AlertSpec, Flapping, ViewSpec},
     state::{Pieces, StateError},
     steps,
 };
@@ -16,10 +18,10 @@ use arrow_cast::{
     cast,
     display::{ArrayFormatter, FormatOptions},
 };
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use schemas::{
     Output, OutputKind,
-    alert::{Action, AlertEvent, Entity, Reason, Threshold, Window},
+    alert::{Action, AlertEvent, Entity, Reason, State as Standing, Threshold, Window},
     clock::rfc3339,
 };
 use serde::{Deserialize, Serialize};
@@ -48,6 +50,12 @@ struct Episode {
     starts_at: i64,
     last_seen: i64,
     told_score: Option<f64>,
+    alert_id: String,
+    /// The rule's version that opened it.
+    version: String,
+    /// Until when it flaps, if its condition does not begin to hold again before.
+    #[serde(default)]
+    flaps_until: Option<i64>,
     facts: Facts,
 }
 
@@ -62,13 +70,19 @@ struct Facts {
     window: Option<Window>,
     rooms: Vec<String>,
     summary: String,
+    /// The keys by which the rules that inhibit this one would know an alert that explains it.
+    behind: Vec<String>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct State {
+    /// The rule's version under which this came about.
+    version: String,
     open: BTreeMap<String, Episode>,
     /// Episodes that an entity has had.
     episodes: BTreeMap<String, u64>,
+    /// When the condition of an entity has begun to hold of late, for rules that look for flapping.
+    begun: BTreeMap<String, Vec<i64>>,
 }
 
 pub struct AlertOperator {
@@ -80,24 +94,44 @@ pub struct AlertOperator {
     state: State,
 }
 
-/// Alert events of an epoch with the rooms they go to.
-#[derive(Default)]
+/// One revision of an alert, and what is told with it.
+#[derive(Debug, Clone)]
+pub struct Told {
+    pub event: AlertEvent,
+    pub rooms: Vec<String>,
+    /// The entity's key as one text.
+    pub entity: String,
+    pub behind: Vec<String>,
+    pub time: i64,
+    /// A row caused it, and not the clock.
+    pub by_event: bool,
+}
+
+/// Alert events of an epoch.
+#[derive(Debug, Default)]
 pub struct Raised {
-    rows: Vec<(AlertEvent, Vec<String>, i64, bool)>,
+    pub rows: Vec<Told>,
+}
+
+/// The columns by which alerts on a view are told apart: its key without windows.
+pub fn entity_of(view: &ViewSpec) -> Vec<usize> {
+    let named = |name: &str| view.schema.index_of(name).ok();
+    let key = super::map::entity_columns(&view.key, &view.schema);
+    if key.is_empty() { ["tenant", "subscriber_id", "node_id", "region"].into_iter().filter_map(named).collect() } else { key }
 }
 
 impl AlertOperator {
     pub fn new(rule: AlertSpec, view: &ViewSpec, appended_rows: bool) -> Self {
         let named = |name: &str| view.schema.index_of(name).ok();
         let window = named("window_start").zip(named("window_end"));
-        let mut entity = super::map::entity_columns(&view.key, &view.schema);
-        if entity.is_empty() {
-            entity = ["tenant", "subscriber_id", "node_id", "region"].into_iter().filter_map(named).collect();
-        }
-        Self { rule, appended_rows, entity, key: view.key.clone(), window, state: State::default() }
+        let state = State { version: rule.version.clone(), ..State::default() };
+        Self { rule, appended_rows, entity: entity_of(view), key: view.key.clone(), window, state }
     }
 
     pub fn process(&mut self, context: &Context<'_>, delta: &Delta, raised: &mut Raised) -> Result<(), OpError> {
+        if self.state.version != self.rule.version {
+            self.expire(context.watermark, raised);
+        }
         if !delta.is_empty() {
             let raise = steps::filter_mask(&self.rule.raise, &delta.batch)?;
             let clear = self.rule.clear.as_ref().map(|c| steps::filter_mask(c, &delta.batch)).transpose()?;
@@ -110,6 +144,17 @@ impl AlertOperator {
             self.clock(watermark, raised);
         }
         Ok(())
+    }
+
+    /// The rule is another one than that which opened what is open.
+    fn expire(&mut self, watermark: Option<i64>, raised: &mut Raised) {
+        let before = std::mem::replace(&mut self.state, State { version: self.rule.version.clone(), ..State::default() });
+        for (entity, mut episode) in before.open {
+            if matches!(episode.phase, Phase::Firing { .. }) {
+                let time = watermark.filter(|w| *w != i64::MAX).map_or(episode.last_seen, |w| w.max(episode.last_seen));
+                raised.tell(&self.rule, &entity, &mut episode, Action::Expire, time, false);
+            }
+        }
     }
 
     fn row(
@@ -130,6 +175,10 @@ impl AlertOperator {
         let entity = rows.joined(&self.entity, row)?;
         if !raises && !self.state.open.contains_key(&entity) {
             return Ok(());
+        }
+        // What is over before the row is over, whether an epoch ended in between or not.
+        if let Some(watermark) = rows.watermark.filter(|w| *w != i64::MAX) {
+            self.pass(&entity, watermark.min(time), raised);
         }
         let full_key = if self.appended_rows { String::new() } else { rows.joined(&self.key, row)? };
         if raises {
@@ -152,11 +201,25 @@ impl AlertOperator {
         if !self.state.open.contains_key(&entity) {
             let number = self.state.episodes.get(&entity).map_or(1, |n| n + 1);
             let phase = Phase::Pending { since: time };
-            let episode =
-                Episode { phase, number, revision: 0, raising: BTreeMap::new(), starts_at: time, last_seen: time, told_score: None, facts: facts.clone() };
+            let episode = Episode {
+                phase,
+                number,
+                revision: 0,
+                raising: BTreeMap::new(),
+                starts_at: time,
+                last_seen: time,
+                told_score: None,
+                alert_id: alert_id(&facts.tenant, &self.rule, &entity, number),
+                version: self.rule.version.clone(),
+                flaps_until: None,
+                facts: facts.clone(),
+            };
             self.state.open.insert(entity.clone(), episode);
         }
         let Some(episode) = self.state.open.get_mut(&entity) else { return };
+        if episode.raising.is_empty() && episode.flaps_until.is_some() {
+            episode.flaps_until = self.rule.flapping.map(|f| time.saturating_add(f.within_us));
+        }
         episode.raising.insert(row, expires);
         episode.last_seen = episode.last_seen.max(time);
         episode.facts = facts;
@@ -170,11 +233,22 @@ impl AlertOperator {
     }
 
     fn fire(&mut self, entity: &str, time: i64, by_event: bool, raised: &mut Raised) {
+        let flaps_until = self.flaps_until(entity, time);
         if let Some(episode) = self.state.open.get_mut(entity) {
             episode.phase = Phase::Firing { fired_at: time };
+            episode.flaps_until = flaps_until;
             self.state.episodes.insert(entity.to_owned(), episode.number);
             raised.tell(&self.rule, entity, episode, Action::Raise, time, by_event);
         }
+    }
+
+    /// Counts that the condition has begun to hold; the time until which it flaps, if it has too often.
+    fn flaps_until(&mut self, entity: &str, time: i64) -> Option<i64> {
+        let Flapping { times, within_us } = self.rule.flapping?;
+        let begun = self.state.begun.entry(entity.to_owned()).or_default();
+        begun.retain(|at| *at > time.saturating_sub(within_us));
+        begun.push(time);
+        (begun.len() >= times as usize).then(|| time.saturating_add(within_us))
     }
 
     fn clear(&mut self, entity: &str, row: &str, time: i64, raised: &mut Raised) {
@@ -191,6 +265,7 @@ impl AlertOperator {
             Phase::Pending { .. } => {
                 self.state.open.remove(entity);
             }
+            Phase::Firing { .. } if episode.flaps_until.is_some_and(|until| time < until) => {}
             Phase::Firing { fired_at } if self.appended_rows || time - fired_at >= self.rule.min_hold_us => {
                 raised.tell(&self.rule, entity, episode, Action::Resolve, time, by_event);
                 self.state.open.remove(entity);
@@ -199,24 +274,38 @@ impl AlertOperator {
         }
     }
 
-    /// What the watermark alone brings about: rows that stop counting, `for` that is over, holds that end.
+    /// What the watermark alone brings about.
     fn clock(&mut self, watermark: i64, raised: &mut Raised) {
         let entities: Vec<String> = self.state.open.keys().cloned().collect();
-        for entity in entities {
-            let Some(episode) = self.state.open.get_mut(&entity) else { continue };
-            let ended = episode.raising.values().copied().filter(|expires| *expires <= watermark).max();
-            episode.raising.retain(|_, expires| *expires > watermark);
-            match episode.phase {
-                Phase::Pending { since } if !episode.raising.is_empty() && watermark - since >= self.rule.for_us => {
-                    self.fire(&entity, since + self.rule.for_us, false, raised)
-                }
-                Phase::Firing { fired_at } if !self.appended_rows => {
-                    // The end itself, and not the watermark that happened to pass it.
-                    let held_until = fired_at + self.rule.min_hold_us;
-                    self.settle(&entity, ended.map_or(held_until, |at| at.max(held_until)).min(watermark), false, raised);
-                }
-                _ => self.settle(&entity, ended.unwrap_or(watermark), false, raised),
+        entities.iter().for_each(|entity| self.pass(entity, watermark, raised));
+        if let Some(Flapping { within_us, .. }) = self.rule.flapping {
+            self.state.begun.retain(|_, begun| begun.last().is_some_and(|at| *at > watermark.saturating_sub(within_us)));
+        }
+    }
+
+    /// Time passes for an entity: rows that stop counting, `for` that is over, holds that end, calm after flapping.
+    fn pass(&mut self, entity: &str, now: i64, raised: &mut Raised) {
+        let Some(episode) = self.state.open.get_mut(entity) else { return };
+        let ended = episode.raising.values().copied().filter(|expires| *expires <= now).max();
+        episode.raising.retain(|_, expires| *expires > now);
+        let calm = episode.flaps_until.filter(|until| *until <= now);
+        match episode.phase {
+            Phase::Pending { since } if !episode.raising.is_empty() && now - since >= self.rule.for_us => {
+                self.fire(entity, since + self.rule.for_us, false, raised)
             }
+            Phase::Firing { .. } if !episode.raising.is_empty() => {
+                if let Some(time) = calm {
+                    episode.flaps_until = None;
+                    raised.tell(&self.rule, entity, episode, Action::Update, time, false);
+                }
+            }
+            // The end itself, and not the watermark that happened to pass it.
+            Phase::Firing { fired_at } => {
+                let held_until = if self.appended_rows { None } else { Some(fired_at + self.rule.min_hold_us) };
+                let end = [ended, held_until, calm].into_iter().flatten().max();
+                self.settle(entity, end.map_or(now, |at| at.min(now)), false, raised);
+            }
+            Phase::Pending { .. } => self.settle(entity, ended.unwrap_or(now), false, raised),
         }
     }
 
@@ -234,11 +323,8 @@ impl AlertOperator {
             window: rows.window(row),
             rooms: self.rule.rooms.iter().map(|r| rows.fill(r, row)).collect::<Result<_, _>>()?,
             summary: rows.fill(&self.rule.summary, row)?,
+            behind: self.rule.inhibited_by.iter().map(|by| rows.joined(&by.columns, row)).collect::<Result<_, _>>()?,
         })
-    }
-
-    pub fn open_alerts(&self) -> usize {
-        self.state.open.len()
     }
 
     pub fn pieces(&self) -> Result<Pieces, StateError> {
@@ -264,15 +350,22 @@ impl Raised {
         let previous = episode.told_score;
         episode.told_score = episode.facts.score;
         let facts = &episode.facts;
+        let state = match action {
+            Action::Resolve => Standing::Resolved,
+            Action::Expire => Standing::Expired,
+            _ if episode.flaps_until.is_some() => Standing::Flapping,
+            _ => Standing::Firing,
+        };
         let event = AlertEvent {
-            alert_id: alert_id(&facts.tenant, rule, entity, episode.number),
+            alert_id: episode.alert_id.clone(),
             revision: episode.revision,
             rule: rule.name.clone(),
-            rule_version: rule.version.clone(),
+            rule_version: episode.version.clone(),
             tenant: facts.tenant.clone(),
             entity: Entity { kind: facts.entity_kind.clone(), id: facts.entity_id.clone() },
             kind: rule.kind.clone(),
             action,
+            state,
             severity: rule.severity.clone(),
             score: facts.score,
             threshold: Threshold { raise: rule.raise_sql.clone(), clear: rule.clear_sql.clone() },
@@ -280,12 +373,15 @@ impl Raised {
             reasons: facts.reasons.clone(),
             starts_at: rfc3339(episode.starts_at),
             last_seen_at: rfc3339(episode.last_seen),
-            resolved_at: (action == Action::Resolve).then(|| rfc3339(time)),
+            resolved_at: matches!(action, Action::Resolve | Action::Expire).then(|| rfc3339(time)),
             window: facts.window.clone(),
             summary: facts.summary.clone(),
+            acknowledged: None,
+            silenced: None,
+            inhibited_by: None,
         };
-        metrics::counter!("headend_alerts_total", "rule" => rule.name.clone(), "action" => format!("{action:?}").to_lowercase()).increment(1);
-        self.rows.push((event, facts.rooms.clone(), time, by_event));
+        let told = Told { event, rooms: facts.rooms.clone(), entity: entity.to_owned(), behind: facts.behind.clone(), time, by_event };
+        self.rows.push(told);
     }
 
     /// The events as an output: id, revision, action, rule, tenant, rooms (one a line), the event as JSON, whether a row (and not
@@ -294,28 +390,68 @@ impl Raised {
         if self.rows.is_empty() {
             return Ok(None);
         }
-        let text = |f: &dyn Fn(&AlertEvent) -> String| Arc::new(StringArray::from_iter_values(self.rows.iter().map(|r| f(&r.0)))) as ArrayRef;
-        let json = self
-            .rows
-            .iter()
-            .map(|r| serde_json::to_string(&r.0))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| OpError::Broken(format!("an alert cannot be written as JSON: {e}")))?;
+        for Told { event, .. } in &self.rows {
+            let labels = [("rule", event.rule.clone()), ("action", name_of(&event.action)), ("state", name_of(&event.state))];
+            metrics::counter!("headend_alerts_total", &labels).increment(1);
+        }
+        let text = |f: &dyn Fn(&AlertEvent) -> String| Arc::new(StringArray::from_iter_values(self.rows.iter().map(|r| f(&r.event)))) as ArrayRef;
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("alert_id", text(&|e| e.alert_id.clone())),
-            ("revision", Arc::new(UInt64Array::from_iter_values(self.rows.iter().map(|r| r.0.revision)))),
-            ("action", text(&|e| format!("{:?}", e.action).to_lowercase())),
+            ("revision", Arc::new(UInt64Array::from_iter_values(self.rows.iter().map(|r| r.event.revision)))),
+            ("action", text(&|e| name_of(&e.action))),
             ("rule", text(&|e| e.rule.clone())),
             ("tenant", text(&|e| e.tenant.clone())),
-            ("rooms", Arc::new(StringArray::from_iter_values(self.rows.iter().map(|r| r.1.join("\n"))))),
-            ("event", Arc::new(StringArray::from(json))),
-            ("by_event", Arc::new(BooleanArray::from_iter(self.rows.iter().map(|r| Some(r.3))))),
-            (schemas::TIME_COLUMN, Arc::new(Int64Array::from_iter_values(self.rows.iter().map(|r| r.2)))),
+            ("rooms", Arc::new(StringArray::from_iter_values(self.rows.iter().map(|r| r.rooms.join("\n"))))),
+            ("event", self.events()?),
+            ("by_event", Arc::new(BooleanArray::from_iter(self.rows.iter().map(|r| Some(r.by_event))))),
+            (schemas::TIME_COLUMN, Arc::new(Int64Array::from_iter_values(self.rows.iter().map(|r| r.time)))),
         ];
         let schema = Schema::new(columns.iter().map(|(n, c)| Field::new(*n, c.data_type().clone(), false)).collect::<Vec<_>>());
         let batch = RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, c)| c).collect())?;
         Ok(Some(Output { name: "alerts".to_owned(), kind: OutputKind::Alerts, batch }))
     }
+
+    fn events(&self) -> Result<ArrayRef, OpError> {
+        let json = self.rows.iter().map(|r| serde_json::to_string(&r.event)).collect::<Result<Vec<_>, _>>();
+        Ok(Arc::new(StringArray::from(json.map_err(|e| OpError::Broken(format!("an alert cannot be written as JSON: {e}")))?)))
+    }
+
+    /// The events as rows for the task of the level above; [`Raised::from_candidates`] reads them.
+    pub fn to_candidates(&self) -> Result<Delta, OpError> {
+        let text = |f: &dyn Fn(&Told) -> String| Arc::new(StringArray::from_iter_values(self.rows.iter().map(f))) as ArrayRef;
+        let columns: Vec<ArrayRef> = vec![
+            text(&|r| r.event.alert_id.clone()),
+            text(&|r| r.entity.clone()),
+            text(&|r| r.behind.join("\n")),
+            text(&|r| r.rooms.join("\n")),
+            Arc::new(BooleanArray::from_iter(self.rows.iter().map(|r| Some(r.by_event)))),
+            self.events()?,
+        ];
+        Ok(Delta::rows(RecordBatch::try_new(candidates_schema(), columns)?, self.rows.iter().map(|r| r.time).collect()))
+    }
+
+    pub fn from_candidates(delta: &Delta) -> Result<Self, OpError> {
+        let text = |column: usize, row: usize| delta.batch.column(column).as_string::<i32>().value(row).to_owned();
+        let lines = |text: String| if text.is_empty() { Vec::new() } else { text.split('\n').map(str::to_owned).collect() };
+        let told = |row: usize| {
+            let event = serde_json::from_str(&text(5, row)).map_err(|e| OpError::Broken(format!("an alert of the level below cannot be read: {e}")))?;
+            let by_event = delta.batch.column(4).as_boolean().value(row);
+            Ok(Told { event, rooms: lines(text(3, row)), entity: text(1, row), behind: lines(text(2, row)), time: delta.times[row], by_event })
+        };
+        Ok(Self { rows: (0..delta.len()).map(told).collect::<Result<_, OpError>>()? })
+    }
+}
+
+/// The columns of [`Raised::to_candidates`].
+pub fn candidates_schema() -> SchemaRef {
+    let types = [DataType::Utf8, DataType::Utf8, DataType::Utf8, DataType::Utf8, DataType::Boolean, DataType::Utf8];
+    let names = ["alert_id", "entity", "behind", "rooms", "by_event", "event"];
+    Arc::new(Schema::new(names.into_iter().zip(types).map(|(name, t)| Field::new(name, t, true)).collect::<Vec<_>>()))
+}
+
+/// As the event says it.
+fn name_of(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn alert_id(tenant: &str, rule: &AlertSpec, entity: &str, episode: u64) -> String {

@@ -3,7 +3,9 @@
 //! An operator is a pure function of its state, its inputs and the context. It knows no clock, no log and no other operator.
 
 pub mod alert;
+pub mod alert_task;
 pub mod as_of;
+pub mod candidates;
 pub mod group;
 pub mod interval_join;
 pub mod join;
@@ -65,6 +67,7 @@ pub struct Flow {
 pub struct Effects {
     pub counters: Counters,
     pub outputs: Vec<Output>,
+    pub raised: alert::Raised,
 }
 
 impl Effects {

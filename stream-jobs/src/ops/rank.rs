@@ -227,7 +227,11 @@ fn encoded(exprs: &[(crate::plan::Expr, arrow_schema::SortOptions)], batch: &Rec
 
 impl Operator for RankOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
-        let delta = self.mine(inputs[0].delta.clone().through(&self.plan.pre)?)?;
+        let mut delta = self.mine(inputs[0].delta.clone().through(&self.plan.pre)?)?;
+        if self.plan.told_at_ticks && self.gate.is_some() {
+            // Else they would wait for the tick after.
+            delta.times.iter_mut().for_each(|time| *time = time.saturating_sub(1));
+        }
         let mut out = Vec::new();
         for delta in Gate::pass(&mut self.gate, delta, context.watermark)? {
             out.push(self.absorb(&delta)?);

@@ -52,11 +52,16 @@ pub fn explain_json(job: &Job) -> Value {
         "job": job.name,
         "sql_hash": job.sql_hash,
         "sources": job.sources.iter().map(source).collect::<Vec<_>>(),
-        "views": job.views.iter().map(|v| view(job, v)).collect::<Vec<_>>(),
+        "views": job.views.iter().filter(|v| !is_of_alerts(v)).map(|v| view(job, v)).collect::<Vec<_>>(),
         "sinks": job.sinks.iter().map(|s| json!({"name": s.name, "from": job.views[s.view].name, "connector": s.connector, "options": s.options})).collect::<Vec<_>>(),
         "alerts": job.alerts.iter().map(|a| alert(job, a)).collect::<Vec<_>>(),
         "epoch_topics": topics,
     })
+}
+
+/// What is told under the rule.
+fn is_of_alerts(view: &ViewSpec) -> bool {
+    matches!(view.body, Body::Candidates { .. } | Body::Alerts(_))
 }
 
 fn names(columns: &[usize], schema: &Schema) -> Vec<String> {
@@ -87,9 +92,26 @@ fn alert(job: &Job, alert: &crate::plan::AlertSpec) -> Value {
         "severity": alert.severity,
         "for": display_us(alert.for_us),
         "min_hold": display_us(alert.min_hold_us),
+        "flapping": alert.flapping.map(|f| format!("{} times in {}: one alert until it has been calm so long", f.times, display_us(f.within_us))),
+        "inhibited_by": alert.inhibited_by.iter().map(|by| format!("{} by {}", by.rule, names(&by.columns, &job.views[alert.view].schema).join(" and "))).collect::<Vec<_>>(),
+        "commands": alert.commands,
+        "told_by": told_by(job, &alert.name),
         "rooms": alert.rooms,
         "version": alert.version,
     })
+}
+
+/// Where a rule's alerts are told, and in what order what they depend on is taken.
+fn told_by(job: &Job, rule: &str) -> String {
+    let told = job.views.iter().find_map(|view| match &view.body {
+        Body::Candidates { alert, tells: true, .. } if job.alerts[*alert].name == rule => Some(format!("level {}, beside the view", view.level)),
+        Body::Alerts(alerts) if job.alerts[alerts.alert].name == rule => {
+            let order = if alerts.in_order { "in the order of event time" } else { "as it comes" };
+            Some(format!("level {}, its alert task, which takes everything {order}", view.level))
+        }
+        _ => None,
+    });
+    told.unwrap_or_default()
 }
 
 fn view(job: &Job, view: &ViewSpec) -> Value {
@@ -104,7 +126,7 @@ fn view(job: &Job, view: &ViewSpec) -> Value {
         "name": view.name,
         "made_by": (!view.visible).then_some("the planner"),
         "level": view.level,
-        "reads": inputs(view).into_iter().map(|input| relation_name(job, input)).collect::<Vec<_>>(),
+        "reads": view.body.inputs().into_iter().map(|input| relation_name(job, input)).collect::<Vec<_>>(),
         "key": names(&view.key, &view.schema),
         "task_key": task_key(view),
         "window": window,
@@ -131,19 +153,6 @@ fn tick_us(view: &ViewSpec) -> i64 {
     match view.emit {
         Emit::ChangesEvery { interval_us } => interval_us,
         _ => 3_600_000_000,
-    }
-}
-
-fn inputs(view: &ViewSpec) -> Vec<Relation> {
-    match &view.body {
-        Body::Map { input, .. } => vec![*input],
-        Body::Aggregate(aggregate) => vec![aggregate.input],
-        Body::Join(join) => join.sides.iter().map(|side| side.input).collect(),
-        Body::PairJoin(join) => vec![join.left.input, join.right.input],
-        Body::IntervalJoin(join) => vec![join.left.input, join.right.input],
-        Body::AsOfJoin(join) => vec![join.stream.input, join.table.input],
-        Body::Union(inputs) => inputs.iter().map(|i| i.input).collect(),
-        Body::Rank(rank) => vec![rank.input],
     }
 }
 
@@ -193,7 +202,7 @@ fn bound_us(job: &Job, view: &ViewSpec) -> i64 {
         Relation::Source(index) => job.sources[index].bound_us,
         Relation::View(index) => bound_us(job, &job.views[index]),
     };
-    inputs(view).into_iter().map(bound).max().unwrap_or(0)
+    view.body.inputs().into_iter().map(bound).max().unwrap_or(0)
 }
 
 fn late(view: &ViewSpec) -> String {
@@ -221,7 +230,7 @@ fn determinism(job: &Job, view: &ViewSpec) -> (&'static str, String) {
             Relation::Source(_) => (INDEPENDENT, "each row by itself".into()),
             Relation::View(index) => determinism(job, &job.views[*index]),
         },
-        (_, Emit::OnWindowClose) => match inputs(view).first() {
+        (_, Emit::OnWindowClose) => match view.body.inputs().first() {
             Some(Relation::View(index)) => match determinism(job, &job.views[*index]) {
                 (INDEPENDENT, _) => (INDEPENDENT, "results when the window closes".into()),
                 (below, why) => (below, why),
@@ -234,7 +243,7 @@ fn determinism(job: &Job, view: &ViewSpec) -> (&'static str, String) {
 
 /// The table of a topic that a join at or below this view looks up.
 fn lookup_below<'a>(job: &'a Job, view: &ViewSpec) -> Option<&'a str> {
-    inputs(view).into_iter().find_map(|input| match input {
+    view.body.inputs().into_iter().find_map(|input| match input {
         Relation::Source(index) => job.sources[index].table.then_some(job.sources[index].name.as_str()),
         Relation::View(index) => lookup_below(job, &job.views[index]),
     })
@@ -274,6 +283,7 @@ fn state(job: &Job, view: &ViewSpec) -> String {
             format!("{} aggregates {unit}, about {columns} bytes{rows}, groups by {by}", aggregate.aggregates.len())
         }
         Body::Union(_) => "none".into(),
+        Body::Candidates { .. } | Body::Alerts(_) => "open alerts".into(),
         Body::PairJoin(join) => {
             let name = |input| relation_name(job, input);
             format!("the newest row a key of {} and of {}, and each joined row", name(join.left.input), name(join.right.input))

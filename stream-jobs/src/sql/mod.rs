@@ -54,7 +54,7 @@ pub use functions::{CHURN_MODEL, FunctionContext};
 pub use interval::parse_duration_us;
 pub use mapping::Mapping;
 
-use crate::plan::{Job, Relation, SinkSpec};
+use crate::plan::{Body, Job, Relation, SinkSpec};
 use catalog::Catalog;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use error::{Result, nearest};
@@ -138,11 +138,28 @@ impl Planner {
                     return Err(taken(&statement.name));
                 }
                 let view = self.view_index(&statement.view)?;
-                let spec = alert::plan(*statement, text, view, &self.job.views[view], &self.catalog)?;
+                let place = statement.name.place;
+                let spec = alert::plan(*statement, text, view, &self.job, &self.catalog)?;
+                if let Some(commands) = spec.commands.as_ref().and_then(|name| self.catalog.get(name)) {
+                    self.may_be_empty(commands.relation);
+                }
+                self.job.views.extend(alert::views(&spec, self.job.alerts.len(), text, &self.job, &self.catalog, place)?);
                 self.job.alerts.push(spec);
             }
         }
         Ok(())
+    }
+
+    /// The source of a relation that holds nobody back while nothing comes.
+    fn may_be_empty(&mut self, relation: Relation) {
+        match relation {
+            Relation::Source(source) => self.job.sources[source].may_be_empty = true,
+            Relation::View(view) => {
+                if let Body::Map { input, .. } = self.job.views[view].body {
+                    self.may_be_empty(input);
+                }
+            }
+        }
     }
 
     fn check_new(&self, name: &Name) -> Result<()> {

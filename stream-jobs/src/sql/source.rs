@@ -43,6 +43,7 @@ pub(super) fn plan(statement: RelationStatement, relation: Relation) -> Result<(
         bound_us,
         table,
         broadcast: table && options.flag("broadcast")?,
+        may_be_empty: false,
         trust_partition: options.flag("trust_partition")?,
         dedup,
         max_skew_us: options.duration_us("max_skew")?.unwrap_or(MAX_SKEW_US),

@@ -417,7 +417,7 @@ fn crossing(settings: &Settings<'_>, mut grouped: Grouped, rows: Rows, emit: Emi
     Ok(Views { specs, info })
 }
 
-fn check_level(level: u8, below: &str) -> Result<()> {
+pub(super) fn check_level(level: u8, below: &str) -> Result<()> {
     if level <= LEVEL_MAX {
         return Ok(());
     }

@@ -108,6 +108,9 @@ impl WindowOperator {
         }
         let mut out = Vec::new();
         let mut from = 0;
+        // What one input is late for, rows of another that stand behind in the batch may still be in time for.
+        let several = delta.origin.as_ref().is_some_and(|origin| origin.places.len() > 1);
+        let closable = if several { self.closed_through } else { self.closable };
         // Partly late rows: the windows they are late for close before they are folded.
         for (row, time) in delta.times.iter().enumerate() {
             let before = self.closed_before(delta, row);
@@ -116,7 +119,7 @@ impl WindowOperator {
                 continue;
             }
             let missed = self.windows.ends_of(*time).take_while(|end| *end <= before).last().unwrap_or(first_end);
-            if missed > self.closed_through.max(self.closable) && self.mode != Mode::Current {
+            if missed > self.closed_through.max(closable) && self.mode != Mode::Current {
                 out.push(self.fold(delta, from, row)?);
                 from = row + 1;
                 self.held.entry(missed).or_default().push(delta.take(&[row])?);

@@ -273,7 +273,7 @@ fn alerts_and_sinks_hold_what_was_written() {
     assert_eq!((alert.severity.as_str(), alert.for_us, alert.min_hold_us, alert.kind.as_str()), ("critical", 10_000_000, 30 * MINUTE_US, "high"));
     assert_eq!(alert.rooms, ["sub:{tenant}:{subscriber_id}", "admin:{tenant}"]);
     assert_eq!((alert.tenant_column, alert.score_column, alert.reasons_column, alert.version.len()), (Some(0), Some(2), Some(3), 16));
-    assert_eq!((job.sinks[0].connector.as_str(), job.sinks[0].options["ttl"].as_str(), job.sinks[0].view), ("redis", "24h", job.views.len() - 1));
+    assert_eq!((job.sinks[0].connector.as_str(), job.sinks[0].options["ttl"].as_str(), job.views[job.sinks[0].view].name.as_str()), ("redis", "24h", "risk"));
 }
 
 #[test]

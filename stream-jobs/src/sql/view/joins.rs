@@ -3,15 +3,17 @@
 use super::{
     super::{
         catalog::RelationInfo,
-        error::Result,
+        error::{Result, SqlError},
         join::Joined,
         rows::Rows,
         two::{Meeting, Two},
     },
     Settings, Views, check_level, missing_key, spec_of,
 };
-use crate::plan::{AsOfJoin, Body, Emit, IntervalJoin, Join, JoinKind, PairJoin, Relation};
-use arrow_schema::SchemaRef;
+use crate::plan::{AsOfJoin, Body, Emit, Expr as Compiled, IntervalJoin, Join, JoinKind, PairJoin, Rank, Relation, Step, ViewSpec};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use datafusion::physical_expr::expressions::Column;
+use std::sync::Arc;
 
 pub(super) fn join(settings: &Settings<'_>, joined: Joined, rows: Rows, schema: SchemaRef, index: usize) -> Result<Views> {
     settings.refuse_late()?;
@@ -109,7 +111,36 @@ pub(super) fn meeting(settings: &Settings<'_>, two: Two, rows: Rows, schema: Sch
         Meeting::AsOf { timed } => Body::AsOfJoin(AsOfJoin { stream: left, table: right, kind, timed, schema, post }),
     };
     let spec = spec_of(settings, body, emit, &info, uses_now);
+    let moves = info.partition.as_ref().is_none_or(|columns| columns.iter().any(|column| !info.key.contains(column)));
+    if tables && moves && !settings.inner {
+        return by_its_key(settings, spec, info, emit);
+    }
     Ok(Views { specs: vec![spec], info })
+}
+
+/// A joined row stands in the task of the columns that were compared. Where these are not part of its key, a row moves from task to task, and
+/// a reader could see it gone after it has come again: so a view above holds the rows by their key, as a rank of one.
+fn by_its_key(settings: &Settings<'_>, joined: ViewSpec, info: RelationInfo, emit: Emit) -> Result<Views> {
+    check_level(info.level + 1, &joined.name)?;
+    let Relation::View(index) = info.relation else { return Err(SqlError::unplaced("a join that is no view")) };
+    let joined = ViewSpec { name: format!("{}$joined", settings.name), visible: false, ..joined };
+    let column = |index: usize| Arc::new(Column::new(info.column_name(index), index)) as Compiled;
+    let place = Arc::new(Field::new("__place", DataType::UInt64, true));
+    let all = (0..info.schema.fields().len()).map(column).collect();
+    let body = Body::Rank(Rank {
+        input: info.relation,
+        pre: Vec::new(),
+        partition: info.key.iter().copied().map(column).collect(),
+        order: Vec::new(),
+        limit: 1,
+        by_place: true,
+        told_at_ticks: true,
+        schema: Arc::new(Schema::new(info.schema.fields().iter().cloned().chain([place]).collect::<Vec<_>>())),
+        post: vec![Step::Project { exprs: all, schema: info.schema.clone() }],
+    });
+    let info = RelationInfo { relation: Relation::View(index + 1), partition: Some(info.key.clone()), level: info.level + 1, ..info };
+    let spec = spec_of(settings, body, emit, &info, false);
+    Ok(Views { specs: vec![joined, spec], info })
 }
 
 /// By what a joined row of two tables is known: the key of the side whose row has one partner at most, or those of both.

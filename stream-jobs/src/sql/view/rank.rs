@@ -75,7 +75,17 @@ pub(super) fn rank(settings: &Settings<'_>, ranked: Ranked, rows: Rows, schema: 
         part: false,
     };
     let uses_now = rows.uses_now || ranked.pre.uses_now;
-    let body = Body::Rank(Rank { input, pre, partition: ranked.partition, order: ranked.order, limit, by_place, schema: ranked.schema, post: rows.steps });
+    let body = Body::Rank(Rank {
+        input,
+        pre,
+        partition: ranked.partition,
+        order: ranked.order,
+        limit,
+        by_place,
+        told_at_ticks: false,
+        schema: ranked.schema,
+        post: rows.steps,
+    });
     specs.push(spec_of(settings, body, emit, &new_info, uses_now));
     Ok(Views { specs, info: new_info })
 }

@@ -1,0 +1,42 @@
+//! The alerts of a rule where its view stands: told from here, or handed on as candidates to the rule's alert task.
+
+use super::{
+    Context, Effects, Flow, OpError, Operator,
+    alert::{AlertOperator, Raised},
+};
+use crate::{
+    delta::Delta,
+    state::{Frozen, Pieces, StateError},
+};
+
+pub struct CandidatesOperator {
+    alerts: AlertOperator,
+    tells: bool,
+}
+
+impl CandidatesOperator {
+    pub fn new(alerts: AlertOperator, tells: bool) -> Self {
+        Self { alerts, tells }
+    }
+}
+
+impl Operator for CandidatesOperator {
+    fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError> {
+        let mut raised = Raised::default();
+        self.alerts.process(context, &inputs[0].delta, &mut raised)?;
+        let candidates = raised.to_candidates()?;
+        if self.tells {
+            effects.raised.rows.append(&mut raised.rows);
+        }
+        Ok(candidates)
+    }
+
+    fn freeze(&mut self) -> Frozen {
+        let pieces = self.alerts.pieces();
+        Box::new(|| pieces)
+    }
+
+    fn restore(&mut self, pieces: Pieces) -> Result<(), StateError> {
+        self.alerts.restore(&pieces)
+    }
+}

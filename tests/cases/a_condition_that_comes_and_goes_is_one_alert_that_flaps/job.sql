@@ -1,0 +1,13 @@
+-- output: alerts of sub_drops
+-- now: 2026-01-01T01:00:00Z
+-- compare: rows
+-- columns: entity.id, revision, action, state, score, last_seen_at, resolved_at, rooms
+-- partitions: 2 4
+CREATE SOURCE drops (tenant TEXT, subscriber_id TEXT, t TIMESTAMPTZ, node_id TEXT, n BIGINT,
+  WATERMARK FOR t AS t - INTERVAL '1 second')
+WITH (topic = 'drops.v1', key = 'tenant, subscriber_id');
+CREATE MATERIALIZED VIEW sub_drops AS
+SELECT tenant, subscriber_id, last_value(node_id) AS node_id, last_value(n) AS score FROM drops GROUP BY tenant, subscriber_id
+EMIT CHANGES EVERY INTERVAL '1 second';
+CREATE ALERT drops_high ON sub_drops RAISE WHEN score > 5
+  WITH (rooms = 'sub:{tenant}:{subscriber_id}', summary = '{score} drops', flapping = '3 in 1 minute');
