@@ -2,31 +2,49 @@
 //!
 //! `usage` events stand in the embedded log; read alone, read and decode alone, and the whole pipeline run over them one after the
 //! other in one thread, then the stages of the pipeline one by one. What the pipeline emitted is compared with what was generated.
+//! With `--variants` many jobs run in place of the one, each compared in the same way.
 //! `docs/benchmarks.md` says how to read the figures. It pins nothing itself: one core is the caller's `taskset`.
 
 #![allow(clippy::print_stdout, reason = "a program whose output is its report")]
 
+#[path = "pipeline/by_hand.rs"]
+mod by_hand;
 #[path = "pipeline/chain.rs"]
 mod chain;
 #[path = "pipeline/events.rs"]
 mod events;
+#[path = "pipeline/logs.rs"]
+mod logs;
 #[path = "pipeline/machine.rs"]
 mod machine;
 #[path = "pipeline/pieces.rs"]
 mod pieces;
+#[path = "pipeline/plot.rs"]
+mod plot;
 #[path = "pipeline/runs.rs"]
 mod runs;
+#[path = "pipeline/scales.rs"]
+mod scales;
 #[path = "pipeline/settings.rs"]
 mod settings;
+#[path = "pipeline/sweep.rs"]
+mod sweep;
+#[path = "pipeline/timed.rs"]
+mod timed;
+#[path = "pipeline/told.rs"]
+mod told;
+#[path = "pipeline/variant.rs"]
+mod variant;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
 use events::Events;
-use ingest::{EmbeddedConfig, EmbeddedLog, KafkaConfig, KafkaLog, Log, kafka::parse_properties};
-use machine::{Took, machine};
+use ingest::Log;
+use machine::{machine, rate};
 use serde_json::{Value, json};
-use settings::{Args, Settings};
+use settings::{Args, Settings, VIEW};
 use std::{path::Path, sync::Arc};
+use variant::Variant;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,52 +52,49 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let settings = Settings::new(&args)?;
-    let dir = tempfile::tempdir_in(args.dir.clone().unwrap_or_else(std::env::temp_dir)).context("cannot create a folder for the log")?;
-    // One thread for everything but the log's committer, which is a thread of its own wherever the log is used.
-    // Timers are looked at after every poll: by default a busy runtime does so after 61 of them, and the stalls would be its own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build()?;
-    let report = runtime.block_on(measure(&settings, args.kafka.as_deref(), dir.path()))?;
+    let dir = logs::folder(args.dir.as_deref())?;
+    let report = logs::runtime()?.block_on(async {
+        let log = logs::open(args.kafka.as_deref(), &args.property, dir.path()).await?;
+        if args.variants { sweep::measure(&settings, &log, dir.path()).await } else { measure(&settings, &log, dir.path()).await }
+    })?;
     let text = serde_json::to_string_pretty(&report)?;
-    println!("{text}");
+    // The variants have told their lines one by one.
+    if !args.variants {
+        println!("{text}");
+    }
     if let Some(file) = &args.json {
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write `{}`", file.display()))?;
     }
+    ensure!(report.get("failed").is_none_or(|n| *n == 0), "{} of the variants failed", report["failed"]);
     Ok(())
 }
 
-async fn measure(settings: &Settings, kafka: Option<&str>, dir: &Path) -> anyhow::Result<Value> {
+async fn measure(settings: &Settings, log: &Arc<dyn Log>, dir: &Path) -> anyhow::Result<Value> {
     let before = machine();
-    let events = Events::new(settings);
-    let log: Arc<dyn Log> = match kafka {
-        Some(brokers) => {
-            let line = |_| anyhow::anyhow!("`--property` is `{}`, expected NAME=VALUE", settings.properties().join("` or `"));
-            let properties = parse_properties(&settings.properties().join("\n")).map_err(line)?;
-            KafkaLog::open(KafkaConfig { properties, ..KafkaConfig::new(brokers, "bench") }).await?
-        }
-        None => EmbeddedLog::open(&dir.join("log"), EmbeddedConfig::default())?,
-    };
+    let base = Variant::base("bench", &settings.stream());
+    let (events, config) = (Events::new(&base.stream), settings.engine_of(&base));
     let n = settings.events;
 
     say("append", "the events go into the log");
-    let appended = runs::append(settings, &events, &log).await?;
+    let appended = runs::append(&events, log).await?;
     say("read", "read alone");
-    let read = runs::read(settings, &log).await?;
+    let read = runs::read(&config, &events, log).await?;
     say("decode", "read and decode alone");
-    let decoded = runs::read_and_decode(settings, &log).await?;
+    let decoded = runs::read_and_decode(&config, &events, log).await?;
     say("pipeline", "the whole pipeline");
-    let pipeline = runs::pipeline(settings, &log, &dir.join("snapshots")).await?;
+    let pipeline = timed::run(config.clone(), log, VIEW, &dir.join("snapshots")).await?;
     say("decode", "read and decode alone, once more");
-    let again = runs::read_and_decode(settings, &log).await?;
+    let again = runs::read_and_decode(&config, &events, log).await?;
     say("verify", "what was emitted against what was generated");
-    let windows = runs::verify(settings, &events, &log).await?;
+    let windows = runs::verify(&events.expected(&base), &pipeline, log).await?.windows;
     say("stages", "the task, driven by hand");
-    let chain = chain::drive(settings, &log, &dir.join("stages")).await?;
+    let chain = chain::drive(settings, log, &dir.join("stages")).await?;
     say("stages", "its pieces, driven by hand");
-    let pieces = pieces::drive(settings, &log).await?;
+    let pieces = pieces::drive(settings, log).await?;
 
     // The machine is shared and its speed moves: the pipeline stands between two runs of what it is compared with.
-    let wall = (decoded.wall + again.wall).as_secs_f64() / 2.0;
-    let cpu = (decoded.cpu + again.cpu).as_secs_f64() / 2.0;
+    let wall_s = (decoded.wall + again.wall).as_secs_f64() / 2.0;
+    let cpu_s = (decoded.cpu + again.cpu).as_secs_f64() / 2.0;
     ensure!(windows.len() >= 3, "only {} windows closed", windows.len());
     Ok(json!({
         "machine_before": before,
@@ -89,8 +104,8 @@ async fn measure(settings: &Settings, kafka: Option<&str>, dir: &Path) -> anyhow
         "read": rate(&read, n),
         "read_decode": rate(&decoded, n),
         "read_decode_again": rate(&again, n),
-        "pipeline": pipeline.report(n),
-        "ratio_to_read_decode": { "wall": round(pipeline.took.wall.as_secs_f64() / wall), "cpu": round(pipeline.took.cpu.as_secs_f64() / cpu.max(0.01)) },
+        "pipeline": runs::report(&pipeline, n),
+        "ratio_to_read_decode": runs::ratio(&pipeline.took, wall_s, cpu_s),
         "stages_ns_per_event": chain::stages(&chain, &pieces, n),
         "stages": chain.report(n),
         "windows_closed": windows.len(),
@@ -100,20 +115,4 @@ async fn measure(settings: &Settings, kafka: Option<&str>, dir: &Path) -> anyhow
 
 fn say(step: &str, what: &str) {
     eprintln!("{step:<9} {what}");
-}
-
-/// A run over `n` events as a part of the report.
-fn rate(took: &Took, n: u64) -> Value {
-    let wall = took.wall.as_secs_f64();
-    json!({
-        "seconds": round(wall),
-        "cpu_seconds": round(took.cpu.as_secs_f64()),
-        "committer_cpu_seconds": round(took.committer_cpu.as_secs_f64()),
-        "events_per_s": (n as f64 / wall).round(),
-        "ns_per_event": round(wall * 1e9 / n as f64),
-    })
-}
-
-fn round(v: f64) -> f64 {
-    (v * 1000.0).round() / 1000.0
 }

@@ -4,9 +4,8 @@
 //! the other: four tasks in turn, cut by cut, snapshots by the engine's rule.
 
 use crate::{
-    machine::{Clock, Took, histogram, in_ms},
+    machine::{Clock, Took, histogram, in_ms, per_event, round},
     pieces::Pieces,
-    round,
     settings::{FETCH_BYTES, PARTITIONS, Settings, TOPIC},
 };
 use hdrhistogram::Histogram;
@@ -214,10 +213,6 @@ impl Steps {
             "process_ms": in_ms(&self.process_times),
         })
     }
-}
-
-fn per_event(d: Duration, n: u64) -> f64 {
-    (d.as_secs_f64() * 1e10 / n as f64).round() / 10.0
 }
 
 /// Nanoseconds an event by stage. `append` is hash and encoding in the task's thread and the CPU time of the committer: waiting for

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 const TICK: Duration = Duration::from_millis(10);
 /// The thread that writes the embedded log.
 const COMMITTER: &str = "log-commit";
+/// Of the memory that `/proc` counts in pages: those of Linux on x86-64 and most of ARM.
+const PAGE_BYTES: u64 = 4096;
 /// How often the runtime is asked whether it still moves.
 const PROBE: Duration = Duration::from_millis(5);
 
@@ -70,33 +72,69 @@ pub fn machine() -> Value {
     })
 }
 
+/// What was seen of the runtime and of the process.
+pub struct Watched {
+    /// Microseconds.
+    pub stalls: Histogram<u64>,
+    /// How far the resident memory rose above what it was at the start. Memory that the allocator had kept from before is not seen.
+    pub rss_growth_bytes: u64,
+}
+
 /// Sleeps on the runtime that it watches; how much later than asked it wakes is how long nothing else could run.
-pub struct StallProbe {
-    task: tokio::task::JoinHandle<Histogram<u64>>,
+pub struct Probe {
+    task: tokio::task::JoinHandle<Watched>,
     stop: CancellationToken,
 }
 
-impl StallProbe {
+impl Probe {
     pub fn start() -> anyhow::Result<Self> {
-        let mut stalls = histogram()?;
+        let mut watched = Watched { stalls: histogram()?, rss_growth_bytes: 0 };
+        let resident_before = resident_bytes();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             while !stopped.is_cancelled() {
                 let asked = Instant::now();
                 tokio::time::sleep(PROBE).await;
-                stalls.saturating_record(asked.elapsed().saturating_sub(PROBE).as_micros() as u64);
+                watched.stalls.saturating_record(asked.elapsed().saturating_sub(PROBE).as_micros() as u64);
+                watched.rss_growth_bytes = watched.rss_growth_bytes.max(resident_bytes().saturating_sub(resident_before));
             }
-            stalls
+            watched
         });
         Ok(Self { task, stop })
     }
 
-    /// Microseconds.
-    pub async fn stop(self) -> anyhow::Result<Histogram<u64>> {
+    pub async fn stop(self) -> anyhow::Result<Watched> {
         self.stop.cancel();
         Ok(self.task.await?)
     }
+}
+
+/// Memory of the process that stands in RAM.
+pub fn resident_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |pages| pages * PAGE_BYTES)
+}
+
+/// A run over `n` events as a part of the report.
+pub fn rate(took: &Took, n: u64) -> Value {
+    let wall = took.wall.as_secs_f64();
+    json!({
+        "seconds": round(wall),
+        "cpu_seconds": round(took.cpu.as_secs_f64()),
+        "committer_cpu_seconds": round(took.committer_cpu.as_secs_f64()),
+        "events_per_s": (n as f64 / wall).round(),
+        "ns_per_event": round(wall * 1e9 / n as f64),
+    })
+}
+
+/// Nanoseconds an event, to a tenth.
+pub fn per_event(d: Duration, n: u64) -> f64 {
+    (d.as_secs_f64() * 1e10 / n as f64).round() / 10.0
+}
+
+pub fn round(v: f64) -> f64 {
+    (v * 1000.0).round() / 1000.0
 }
 
 /// Microseconds up to a minute.

@@ -1,41 +1,52 @@
-//! What a run is told, and the job that it runs.
+//! What a run is told, and the engine that it runs.
 
-use crate::events::Events;
+use crate::{
+    events::Events,
+    variant::{Stream, Variant},
+};
 use anyhow::ensure;
 use headend::engine::EngineConfig;
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
 
 pub const TOPIC: &str = "usage.v1";
+/// The topic of the table that a variant joins.
+pub const PLANS: &str = "plans.v1";
 pub const VIEW: &str = "usage_1m";
 pub const PARTITIONS: u32 = 4;
 /// Bytes that a feed of the engine reads at a time.
 pub const FETCH_BYTES: usize = 8 * 1024 * 1024;
-pub const WINDOW_US: i64 = 60_000_000;
+pub const SECOND_US: i64 = 1_000_000;
+pub const HOUR_US: i64 = 3_600 * SECOND_US;
+pub const DAY_US: i64 = 24 * HOUR_US;
+pub const WINDOW_US: i64 = 60 * SECOND_US;
 /// Events that fall on a key and window.
 pub const EVENTS_A_KEY: u64 = 3;
-pub const BOUND_US: i64 = 5_000_000;
-
-const SQL: &str = "
-CREATE SOURCE usage (
-  tenant TEXT, subscriber_id TEXT, event_time TIMESTAMPTZ, bytes_down BIGINT, bytes_up BIGINT,
-  WATERMARK FOR event_time AS event_time - INTERVAL '5 seconds'
-) WITH (topic = 'usage.v1', format = 'json', key = 'tenant, subscriber_id');
-
-CREATE MATERIALIZED VIEW usage_1m AS
-SELECT tenant, subscriber_id, window_start, window_end, sum(bytes_down) AS down, count(*) AS records, max(bytes_up) AS up_max
-FROM TUMBLE(usage, event_time, INTERVAL '1 minute')
-GROUP BY tenant, subscriber_id, window_start, window_end
-EMIT ON WINDOW CLOSE;
-";
+pub const BOUND_S: i64 = 5;
+pub const BOUND_US: i64 = BOUND_S * SECOND_US;
+/// Fewer make no stream of 2,000 events a key, and no hundred windows.
+const VARIANT_EVENTS_MIN: u64 = 60_000;
 
 /// Throughput of the pipeline on one core.
 #[derive(clap::Parser)]
 pub struct Args {
-    /// Events in the log; nine a key or more, so that three windows close.
+    /// Many jobs, one after the other, in place of the one: other windows, changes, deduplication, a join, snapshots, and how the cost
+    /// grows with keys and with open windows. A line of JSON each.
+    #[arg(long)]
+    pub variants: bool,
+    /// Only these of the variants; `snapshots`, `keys` and `windows` are the last three.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "variants")]
+    only: Vec<String>,
+    /// Ten million keys too: 30,000,000 events, some minutes.
+    #[arg(long, requires = "variants")]
+    large: bool,
+    /// Draws how the cost grows into this folder, as SVG.
+    #[arg(long, value_name = "FOLDER", requires = "variants")]
+    plots: Option<PathBuf>,
+    /// Events in the log; nine a key or more, so that three windows close. Default: 12,000,000, of the variants 3,000,000.
     #[arg(long)]
     events: Option<u64>,
-    /// Subscribers. Three events fall on each in a minute of event time.
+    /// Subscribers. Three events fall on each in a minute of event time. Default: 1,000,000, of the variants one for 60 events.
     #[arg(long)]
     keys: Option<u64>,
     /// The same seed gives the same events.
@@ -69,6 +80,9 @@ pub struct Settings {
     pub keys: u64,
     pub seed: u64,
     pub snapshot_interval: Duration,
+    pub large: bool,
+    pub plots: Option<PathBuf>,
+    only: Vec<String>,
     cut_rows: Option<usize>,
     properties: Vec<String>,
     on_kafka: bool,
@@ -77,33 +91,46 @@ pub struct Settings {
 impl Settings {
     pub fn new(args: &Args) -> anyhow::Result<Self> {
         let part = if args.quick { 10 } else { 1 };
+        let events_default = if args.variants { 3_000_000 } else { 12_000_000 };
+        let events = args.events.unwrap_or(events_default / part);
         let settings = Self {
-            events: args.events.unwrap_or(12_000_000 / part),
-            keys: args.keys.unwrap_or(1_000_000 / part),
+            events,
+            keys: args.keys.unwrap_or(if args.variants { events / 60 } else { 1_000_000 / part }),
             seed: args.seed,
-            snapshot_interval: Duration::from_secs(10) / part as u32,
+            // The runs of the variants are short: by the engine's ten seconds most would see no snapshot.
+            snapshot_interval: if args.variants { Duration::from_secs(1) } else { Duration::from_secs(10) / part as u32 },
+            large: args.large,
+            plots: args.plots.clone(),
+            only: args.only.clone(),
             cut_rows: args.cut_rows,
             properties: args.property.clone(),
             on_kafka: args.kafka.is_some(),
         };
+        ensure!(!args.variants || events >= VARIANT_EVENTS_MIN, "`--events` is {events}, expected {VARIANT_EVENTS_MIN} or more for the variants");
         ensure!(settings.keys > 0 && settings.keys <= 10_000_000, "`--keys` is {}, expected 1 to 10000000", settings.keys);
-        let least = settings.window_events() * 3;
-        ensure!(settings.events >= least, "`--events` is {}, expected {least} or more: three windows of {} keys", settings.events, settings.keys);
+        let least = settings.stream().round_events() * 3;
+        ensure!(events >= least, "`--events` is {events}, expected {least} or more: three windows of {} keys", settings.keys);
         Ok(settings)
     }
 
-    pub fn properties(&self) -> &[String] {
-        &self.properties
+    /// The events in [`TOPIC`].
+    pub fn stream(&self) -> Stream {
+        Stream { topic: TOPIC.to_owned(), events: self.events, keys: self.keys, seed: self.seed, round_us: WINDOW_US, repeat_every: None }
     }
 
-    /// Events of one window.
-    pub fn window_events(&self) -> u64 {
-        self.keys * EVENTS_A_KEY
+    /// True for what `--only` names, or where it names nothing.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
     }
 
     /// The engine as `headend run` has it by default, with the job of the bench.
     pub fn engine(&self) -> EngineConfig {
-        let mut config = EngineConfig::new("bench", SQL);
+        self.engine_of(&Variant::base("bench", &self.stream()))
+    }
+
+    /// The same with another job.
+    pub fn engine_of(&self, variant: &Variant) -> EngineConfig {
+        let mut config = EngineConfig::new(&variant.name, &variant.sql);
         config.partitions = PARTITIONS;
         config.upper_partitions = PARTITIONS;
         config.snapshot_interval = self.snapshot_interval;
@@ -120,7 +147,7 @@ impl Settings {
             "seed": self.seed,
             "partitions": PARTITIONS,
             "payload_bytes": events.payload_bytes(),
-            "events_per_second_of_event_time": self.window_events() / 60,
+            "events_per_second_of_event_time": self.stream().round_events() / 60,
             "cut_rows_max": config.rows_max,
             "fetch_bytes": FETCH_BYTES,
             "cut_min_ms": config.cut_min.as_millis() as u64,
@@ -130,7 +157,7 @@ impl Settings {
             "log": if self.on_kafka { "Apache Kafka" } else { "embedded, synced" },
             "threads": if self.on_kafka { "one, beside librdkafka's" } else { "one, beside the log's committer" },
             "debug_assertions": cfg!(debug_assertions),
-            "sql": SQL.trim(),
+            "sql": config.sql.trim(),
         })
     }
 }
