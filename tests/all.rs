@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod bad_input;
+mod by_hand;
 mod cases;
 mod cli;
 mod damage;

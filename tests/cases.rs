@@ -9,16 +9,21 @@
 //! * `compare` – what must be equal for other cuts than the straight one: `rows` (all of them, any order), `final` (the rows that stand at the
 //!   end) or `cut` (all rows, for crashes at the same cut only); without it, `final` for changes and `rows` for the rest;
 //! * `cut` – rows of an epoch in the run that must give exactly `expected.jsonl`; without it, all rows are one epoch;
-//! * `partitions` – numbers of partitions with which the rows must be the same.
+//! * `partitions` – numbers of partitions with which the rows must be the same;
+//! * `order` – `matters` where the result is by definition one of the order of the log, and not of event time.
+//!
+//! Every case runs through the engine, and then by hand: cut once at every boundary, and with every task dropped and restored after every
+//! epoch of one row; where no row is behind the watermark, shuffled inside of its bound with 32 seeds.
 //!
 //! `<source>.jsonl` (or `events.jsonl` for the only source) holds a record a line: its value as it is, or `{"_key": …, "_value": …}` where the key
 //! is not the one that the value tells; a `null` value is a tombstone. `UPDATE_GOLDEN=1` rewrites `expected.jsonl`: check by hand what it wrote.
 
+use crate::by_hand::{ByHand, CameOut, Cuts, Row};
 use headend::{
     engine::{EngineConfig, Totals},
     try_job::Trial,
 };
-use schemas::{AcceptedEpoch, NewRecord, partition::partition_of};
+use schemas::{AcceptedEpoch, EpochRecord, NewRecord, partition::partition_of};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +31,14 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use stream_jobs::{plan::SourceSpec, rooms::JsonRows, upstream::read_rows};
+use stream_jobs::{
+    plan::{Job, SourceSpec},
+    rooms::JsonRows,
+    upstream::read_rows,
+};
+
+/// Orders in which a case runs beside that of its files.
+const SHUFFLES: u64 = 32;
 
 macro_rules! cases {
     ($($name:ident,)*) => {
@@ -108,6 +120,9 @@ fn check(name: &'static str) {
         };
         same(&format!("`{name}`, {way:?}"), compare, key, &other.rows, &expected);
     }
+    if compare != "cut" {
+        case.check_by_hand(compare, key, &expected);
+    }
 }
 
 fn same(what: &str, compare: &str, key: Option<&[String]>, rows: &[Value], expected: &[Value]) {
@@ -134,8 +149,7 @@ impl Case {
         let cut = |cut_rows| Way { cut_rows, crash_every: None, snapshot_every: u64::MAX, partitions: 1 };
         let crash = |cut_rows, crash_every, snapshot_every| Way { cut_rows, crash_every: Some(crash_every), snapshot_every, partitions: 1 };
         let mut ways = vec![cut(1), cut(2), cut(3), cut(5), crash(1, 1, 1), crash(1, 2, 5), crash(2, 3, 1), crash(3, 2, 1)];
-        for partitions in self.settings.get("partitions").map_or("", String::as_str).split_whitespace() {
-            let partitions = partitions.parse().unwrap();
+        for partitions in self.partitions() {
             ways.extend([Way { partitions, ..cut(8192) }, Way { partitions, ..cut(1) }, Way { partitions, ..crash(2, 2, 1) }]);
         }
         ways
@@ -162,6 +176,68 @@ impl Case {
         }
     }
 
+    /// Cut once at every boundary, and crashed after every epoch; then shuffled.
+    fn check_by_hand(&self, compare: &str, key: Option<&[String]>, expected: &[Value]) {
+        let tasks = ByHand::new(self.config()).unwrap();
+        let rows = self.rows(tasks.job());
+        let mut ways: Vec<Cuts> = (1..rows.len()).map(|at| Cuts { rows: vec![at, usize::MAX], crashes: false, partitions: 1 }).collect();
+        ways.push(Cuts { rows: vec![1], crashes: true, partitions: 1 });
+        ways.extend(self.partitions().map(|partitions| Cuts { rows: vec![1], crashes: true, partitions }));
+        for cuts in ways {
+            let what = format!("`{}` by hand, {cuts:?}", self.name);
+            let rows = self.told(&tasks, &rows, &cuts, &what);
+            same(&what, compare, key, &rows, expected);
+        }
+        if self.settings.get("order").is_none_or(|order| order != "matters") && is_in_bound(tasks.job(), &rows) {
+            for seed in 1..=SHUFFLES {
+                let cuts = Cuts { rows: vec![1 + seed as usize % 7], crashes: false, partitions: 1 };
+                let what = format!("`{}` by hand, shuffled with {seed}, {cuts:?}", self.name);
+                let rows = self.told(&tasks, &shuffled(tasks.job(), &rows, seed), &cuts, &what);
+                same(&what, compare, key, &rows, expected);
+            }
+        }
+    }
+
+    fn told(&self, tasks: &ByHand, rows: &[Row], cuts: &Cuts, what: &str) -> Vec<Value> {
+        let (output, view) = self.output();
+        let level = tasks.job().views.iter().find(|v| v.name == view).unwrap().level;
+        let CameOut { records, late } = tasks.run(rows, cuts, level).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let wanted = self.settings.get("counts").and_then(|counts| counts.split_whitespace().find_map(|count| count.strip_prefix("late=")));
+        assert_eq!(late.to_string(), wanted.unwrap_or("0"), "{what}: `late`");
+        let columns = self.columns();
+        records.iter().flat_map(|record| rows_of_record(record, &output)).map(|row| narrowed(row, columns.as_deref())).collect()
+    }
+
+    /// The rows of all sources: tables first, as the engine reads what has no watermark, then streams one after another.
+    fn rows(&self, job: &Job) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for table in [true, false] {
+            for (i, source) in job.sources.iter().enumerate().filter(|(_, source)| source.table == table) {
+                rows.extend(
+                    self.records(source)
+                        .into_iter()
+                        .map(|(key, value)| (i, NewRecord { key: key.map(Into::into), value: value.map(Into::into), headers: Vec::new() })),
+                );
+            }
+        }
+        rows
+    }
+
+    fn columns(&self) -> Option<Vec<&str>> {
+        self.settings.get("columns").map(|c| c.split(',').map(str::trim).collect())
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = u32> {
+        self.settings.get("partitions").map_or("", String::as_str).split_whitespace().map(|n| n.parse().unwrap())
+    }
+
+    fn config(&self) -> EngineConfig {
+        let mut config = EngineConfig::new(self.name, self.sql.clone());
+        config.appended_us = self.settings.get("now").map(|t| schemas::clock::parse_rfc3339(t).unwrap());
+        config.wanted = vec![self.output().1];
+        config
+    }
+
     fn run(&self, way: Way) -> Outcome {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(self.outcome(way))
@@ -169,7 +245,7 @@ impl Case {
 
     async fn outcome(&self, way: Way) -> Outcome {
         let (output, view) = self.output();
-        let mut config = EngineConfig::new(self.name, self.sql.clone());
+        let mut config = self.config();
         config.partitions = way.partitions;
         config.upper_partitions = way.partitions;
         config.rows_max = way.cut_rows;
@@ -177,8 +253,6 @@ impl Case {
         config.crash_every = way.crash_every;
         config.snapshot_every = way.snapshot_every;
         config.snapshot_interval = Duration::MAX;
-        config.appended_us = self.settings.get("now").map(|t| schemas::clock::parse_rfc3339(t).unwrap());
-        config.wanted = vec![view.clone()];
         let trial = Trial::new(config).await.unwrap_or_else(|e| panic!("`{}`: {e}", self.name));
         for source in &trial.job.sources {
             self.append(&trial, source, way.partitions).await;
@@ -186,7 +260,7 @@ impl Case {
         trial.close_sources().await.unwrap();
         let spec = trial.job.views.iter().find(|v| v.name == view).unwrap();
         let key: Vec<String> = spec.key.iter().map(|i| spec.schema.field(*i).name().clone()).collect();
-        let columns: Option<Vec<&str>> = self.settings.get("columns").map(|c| c.split(',').map(str::trim).collect());
+        let columns = self.columns();
         let mut rows = Vec::new();
         let totals = trial
             .run(&view, |epoch| {
@@ -200,15 +274,52 @@ impl Case {
     }
 
     async fn append(&self, trial: &Trial, source: &SourceSpec, partitions: u32) {
-        let file = self.dir.join(format!("{}.jsonl", source.name));
-        let file = if file.exists() { file } else { self.dir.join("events.jsonl") };
-        for line in std::fs::read_to_string(&file).unwrap().lines().filter(|l| !l.is_empty()) {
-            let (key, value) = record(source, line);
+        for (key, value) in self.records(source) {
             let partition = key.as_ref().map_or(0, |k| partition_of(k.as_bytes(), partitions));
             let record = NewRecord { key: key.map(Into::into), value: value.map(Into::into), headers: Vec::new() };
             trial.log.append(&source.topic, partition, vec![record]).await.unwrap();
         }
     }
+
+    fn records(&self, source: &SourceSpec) -> Vec<(Option<String>, Option<String>)> {
+        let file = self.dir.join(format!("{}.jsonl", source.name));
+        let file = if file.exists() { file } else { self.dir.join("events.jsonl") };
+        std::fs::read_to_string(&file).unwrap().lines().filter(|l| !l.is_empty()).map(|line| record(source, line)).collect()
+    }
+}
+
+/// The event time of a row of a stream; none where it has no readable one.
+fn time_of(job: &Job, (source, record): &Row) -> Option<i64> {
+    let source = &job.sources[*source];
+    let value: Value = serde_json::from_slice(record.value.as_deref()?).ok()?;
+    schemas::clock::parse_rfc3339(value.get(source.schema.field(source.time_column?).name())?.as_str()?).ok()
+}
+
+/// True where every row of a stream comes before the watermark of its source has passed it.
+fn is_in_bound(job: &Job, rows: &[Row]) -> bool {
+    let mut newest: BTreeMap<usize, i64> = BTreeMap::new();
+    rows.iter().filter(|(source, _)| !job.sources[*source].table).all(|row| {
+        let Some(time) = time_of(job, row) else { return false };
+        let newest = newest.entry(row.0).or_insert(time);
+        *newest = (*newest).max(time);
+        time >= *newest - job.sources[row.0].bound_us
+    })
+}
+
+/// The rows in another order in which none comes behind the watermark. Tables stay as they are, and before the streams.
+fn shuffled(job: &Job, rows: &[Row], seed: u64) -> Vec<Row> {
+    let (tables, streams): (Vec<Row>, Vec<Row>) = rows.iter().cloned().partition(|(source, _)| job.sources[*source].table);
+    let mut left: Vec<(i64, Row)> = streams.into_iter().map(|row| (time_of(job, &row).unwrap(), row)).collect();
+    let mut random = seed;
+    let mut out = tables;
+    while !left.is_empty() {
+        let bound = |source: usize| job.sources[source].bound_us;
+        let fits = |row: &(i64, Row)| left.iter().all(|other| other.1.0 != row.1.0 || other.0 >= row.0 - bound(row.1.0));
+        let may: Vec<usize> = (0..left.len()).filter(|i| fits(&left[*i])).collect();
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        out.push(left.remove(may[(random >> 33) as usize % may.len()]).1);
+    }
+    out
 }
 
 /// Key and value of a line.
@@ -227,8 +338,12 @@ fn record(source: &SourceSpec, line: &str) -> (Option<String>, Option<String>) {
 }
 
 pub(crate) fn rows_of(epoch: &AcceptedEpoch, name: &str) -> Vec<Value> {
+    rows_of_record(&epoch.record, name)
+}
+
+pub(crate) fn rows_of_record(record: &EpochRecord, name: &str) -> Vec<Value> {
     let mut all = Vec::new();
-    for output in epoch.record.outputs.iter().filter(|o| o.name == name) {
+    for output in record.outputs.iter().filter(|o| o.name == name) {
         let delta = read_rows(output).unwrap();
         let rows = JsonRows::new(&delta.batch).unwrap();
         for row in 0..delta.len() {

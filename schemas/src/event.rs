@@ -160,6 +160,21 @@ pub const EVENT_TYPES: &[EventType] = &[
         fields: &[field("region", Text), needed("metric", Text), needed("value", Number)],
     },
     EventType {
+        name: "alert_command",
+        topic: "alert-command.v1",
+        key: &["tenant"],
+        compacted: false,
+        fields: &[
+            needed("action", Text),
+            field("alert_id", Text),
+            field("rule", Text),
+            field("entity", Text),
+            field("until", Time),
+            field("by", Text),
+            field("comment", Text),
+        ],
+    },
+    EventType {
         name: "subscriber",
         topic: "subscriber.v1",
         key: SUBSCRIBER,

@@ -204,9 +204,10 @@ impl SourceState {
         self.progress.last_rows_ms.get_or_insert(now_ms);
     }
 
-    /// Caught up and without rows for the idle timeout: it holds no watermark back.
+    /// Caught up and without rows for the idle timeout: it holds no watermark back. Where nothing may ever come, nobody waits for it.
     pub fn is_idle(&self, now_ms: i64) -> bool {
-        self.progress.caught_up && self.progress.last_rows_ms.is_some_and(|at| now_ms - at >= self.spec.idle_timeout_ms)
+        let quiet = || self.progress.last_rows_ms.is_some_and(|at| now_ms - at >= self.spec.idle_timeout_ms);
+        self.progress.caught_up && (self.spec.may_be_empty || quiet())
     }
 
     /// For the pass over the views that goes before the end of the source.

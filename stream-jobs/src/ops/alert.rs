@@ -391,8 +391,8 @@ impl Raised {
             return Ok(None);
         }
         for Told { event, .. } in &self.rows {
-            let labels = [("rule", event.rule.clone()), ("action", name_of(&event.action)), ("state", name_of(&event.state))];
-            metrics::counter!("headend_alerts_total", &labels).increment(1);
+            let (rule, action, state) = (event.rule.clone(), name_of(&event.action), name_of(&event.state));
+            metrics::counter!("headend_alerts_total", "rule" => rule, "action" => action, "state" => state).increment(1);
         }
         let text = |f: &dyn Fn(&AlertEvent) -> String| Arc::new(StringArray::from_iter_values(self.rows.iter().map(|r| f(&r.event)))) as ArrayRef;
         let columns: Vec<(&str, ArrayRef)> = vec![

@@ -1,4 +1,5 @@
 -- output: w
+-- order: matters
 -- partitions: 1 2 4
 CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v TEXT,
   WATERMARK FOR t AS t - INTERVAL '5 seconds')

@@ -1,4 +1,5 @@
 -- output: w
+-- order: matters
 -- compare: final
 -- partitions: 2 4
 CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, v BIGINT, note TEXT,

@@ -1,4 +1,5 @@
 -- output: w
+-- order: matters
 -- compare: final
 CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, note TEXT,
   WATERMARK FOR t AS t - INTERVAL '5 seconds')

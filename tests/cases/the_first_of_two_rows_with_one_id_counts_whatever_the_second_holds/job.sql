@@ -1,4 +1,5 @@
 -- output: w
+-- order: matters
 -- counts: duplicate=3
 -- partitions: 2 4
 CREATE SOURCE pay (tenant TEXT, sub TEXT, t TIMESTAMPTZ, event_id TEXT, v BIGINT,
