@@ -240,8 +240,14 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// The job file.
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "why")]
+    pub file: Option<PathBuf>,
+    /// Ask a running engine why nothing comes out of this view.
+    #[arg(long, value_name = "VIEW", conflicts_with = "file")]
+    pub why: Option<String>,
+    /// The running engine; several, where several processes share the tasks.
+    #[arg(long, value_name = "http://HOST:PORT", default_value = "http://127.0.0.1:8080", value_parser = parse_address, requires = "why")]
+    pub at: Vec<String>,
     /// Print the plan as JSON.
     #[arg(long)]
     pub json: bool,

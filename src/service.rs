@@ -48,11 +48,14 @@ impl Service {
         create_topics(log.as_ref(), engine.partitions).await?;
         let engine = Engine::start(engine, Arc::clone(&log), Arc::clone(&snapshots), stop.clone()).await?;
         let totals = Arc::clone(&engine.totals);
+        let (planned, statuses) = (Arc::clone(&engine.job), engine.statuses.clone());
+        let why = Arc::new(move |view: &str| serde_json::to_value(statuses.why(&planned, view)?).ok());
         let readiness = Readiness::default();
         readiness.set_not_ready(ROOMS_CHECK, "reading the rooms' history");
         let rooms = ServedRooms::open(&log, &snapshots, &job, &owner, interval).await?;
         let (hub, caught_up) = (rooms.hub.clone(), rooms.caught_up());
         let state = GatewayState::new(hub.clone(), gateway, readiness.clone(), ws_gateway::install_metrics())?;
+        state.answer_why(why);
         let feed = tokio::spawn(rooms.follow(readiness, stop.clone()));
         let web_stop = CancellationToken::new();
         let router = ws_gateway::router(state.clone()).merge(door::router(log, door::DoorLimits::default()));

@@ -16,4 +16,5 @@ mod nexmark;
 mod random_jobs;
 mod real_data;
 mod retail;
+mod why;
 mod wrong_sql;

@@ -62,7 +62,9 @@ Examples:
 pub const EXPLAIN: &str = "\
 Examples:
   headend explain job.sql
-  headend explain job.sql --json";
+  headend explain job.sql --json
+  headend explain --why usage_1m                     which input holds it back, and since when
+  headend explain --why usage_1m --at http://10.0.0.7:8080 --at http://10.0.0.8:8080";
 
 pub const SCHEMA: &str = "\
 Examples:

@@ -8,6 +8,7 @@ pub mod recovery;
 pub mod runner;
 pub mod task_loop;
 pub mod upkeep;
+pub mod why;
 
 pub use runner::{Engine, EngineConfig, EngineError};
 

@@ -5,6 +5,7 @@ use super::{
     chain::ChainFollower,
     task_loop::{self, BuildTask, TaskSetup},
     upkeep::{self, Reader, Upkeep},
+    why::Statuses,
 };
 use ingest::log::{Log, LogError, Ownership, TopicSpec};
 use object_store::ObjectStore;
@@ -124,6 +125,7 @@ pub enum StartError {
 pub struct Engine {
     pub job: Arc<Job>,
     pub totals: Arc<Totals>,
+    pub statuses: Statuses,
     work: JoinSet<Result<(), EngineError>>,
     stop: CancellationToken,
 }
@@ -145,19 +147,25 @@ impl Engine {
         for topic in config.topics(&job) {
             log.create_topic(&topic).await?;
         }
-        let totals = Arc::new(Totals::default());
+        let (totals, statuses) = (Arc::new(Totals::default()), Statuses::default());
         let mut work = JoinSet::new();
         for group in groups(&config, &job) {
             if let Some(dir) = &config.sink_dir {
                 // A wrong option of a sink is an error of the start.
                 sinks_of(&job, group.level, dir)?;
             }
-            let shared =
-                Shared { config: config.clone(), job: Arc::clone(&job), log: Arc::clone(&log), snapshots: Arc::clone(&snapshots), totals: Arc::clone(&totals) };
+            let shared = Shared {
+                config: config.clone(),
+                job: Arc::clone(&job),
+                log: Arc::clone(&log),
+                snapshots: Arc::clone(&snapshots),
+                totals: Arc::clone(&totals),
+                statuses: statuses.clone(),
+            };
             work.spawn(shared.supervise(group, stop.clone()));
         }
         work.spawn(watch_partitions(Arc::clone(&log), config.topics(&job), stop.clone()));
-        Ok(Self { job, totals, work, stop })
+        Ok(Self { job, totals, statuses, work, stop })
     }
 
     /// Waits until everything has stopped. The first error stops the rest and is returned.
@@ -297,6 +305,7 @@ struct Shared {
     log: Arc<dyn Log>,
     snapshots: Arc<dyn ObjectStore>,
     totals: Arc<Totals>,
+    statuses: Statuses,
 }
 
 /// A task that runs, and how it is told to stop.
@@ -431,6 +440,7 @@ impl Shared {
             crash_every: config.crash_every,
             appended_us: config.appended_us,
             counts_rows: group.level == Some(1),
+            statuses: self.statuses.clone(),
         }
     }
 }

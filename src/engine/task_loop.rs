@@ -10,6 +10,7 @@ use super::{
     dead::DeadLetters,
     feed::{Feed, InputReader},
     recovery::{Recovered, recover},
+    why::{STATUS_EVERY, Statuses},
 };
 use ingest::log::{Log, LogError, Ownership};
 use object_store::ObjectStore;
@@ -68,6 +69,8 @@ pub struct TaskSetup {
     pub appended_us: Option<i64>,
     /// Level 1: its counters are the engine's.
     pub counts_rows: bool,
+    /// Where the task says how it stands.
+    pub statuses: Statuses,
 }
 
 /// The watermarks that the last epoch told.
@@ -140,6 +143,7 @@ async fn own(setup: &TaskSetup, counted: &Counted, stop: &CancellationToken) -> 
     };
     let mut owned = TaskLoop::claim(setup, recovered, counted).await?;
     let ran = owned.work(stop).await;
+    setup.statuses.forget(&setup.group, setup.partition);
     // A planned stop waits for what is on its way and leaves a snapshot; a crash does neither.
     if ran.is_ok() { owned.finish().await } else { ran }
 }
@@ -185,6 +189,7 @@ struct TaskLoop<'a> {
     appender: Appender,
     told: Told,
     told_at: Instant,
+    status_at: Option<Instant>,
     /// The last cut took nothing: what waits is ahead of an input that has not said yet where it stands.
     stalled: bool,
     dead_letters: DeadLetters,
@@ -228,6 +233,7 @@ impl<'a> TaskLoop<'a> {
             position,
             told,
             told_at: Instant::now(),
+            status_at: None,
             stalled: false,
             dead_letters: DeadLetters::default(),
             totals: Arc::clone(&counted.totals),
@@ -287,6 +293,10 @@ impl<'a> TaskLoop<'a> {
         let is_news = took || !output.outputs.is_empty() || told != self.told || self.position.epoch == 1;
         self.told_at = Instant::now();
         self.dead_letters.tell(&output.outputs);
+        if self.status_at.is_none_or(|at| at.elapsed() >= STATUS_EVERY) {
+            self.setup.statuses.tell(&self.setup.group, self.setup.partition, self.task.status());
+            self.status_at = Some(Instant::now());
+        }
         if !is_news {
             return Ok(());
         }

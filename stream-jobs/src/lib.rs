@@ -14,6 +14,7 @@ pub mod snapshot;
 pub mod source;
 pub mod sql;
 pub mod state;
+pub mod status;
 pub mod steps;
 pub mod task;
 pub mod upstream;

@@ -22,6 +22,7 @@ use crate::{
     },
     plan::{Body, Emit, Job, Join, JoinKind, JoinSide, Phase, Relation, Side, Step, ViewSpec},
     state::{Frozen, Pieces, StateError},
+    status::{HeldBy, ViewStatus},
     task::Partitions,
     upstream::write_rows,
     windows::Windows,
@@ -69,6 +70,19 @@ pub struct Node {
     waits_for_tables: bool,
     /// It reads tables without a time, and nothing else.
     is_timeless: bool,
+    seen: Seen,
+}
+
+/// What a node has seen since the task was taken over.
+#[derive(Default)]
+struct Seen {
+    watermark: Option<i64>,
+    /// Watermarks of the inputs that count, in the last pass.
+    inputs: Vec<(Input, Option<i64>)>,
+    rows_in: u64,
+    rows_out: u64,
+    late: u64,
+    filtered: u64,
 }
 
 impl Node {
@@ -159,15 +173,23 @@ impl Nodes {
                 Input::Source(s) | Input::Rows(s) => Some(sources.get(s).copied().flatten()),
                 Input::View(v) => Some(watermarks.get(v).copied().unwrap_or_else(|| upstream(&self.job.views[*v].name))),
             };
-            let watermark = node.inputs.iter().filter_map(of_input).min().flatten();
+            let of_inputs: Vec<(Input, Option<i64>)> = node.inputs.iter().filter_map(|input| Some((*input, of_input(input)?))).collect();
+            let watermark = of_inputs.iter().map(|(_, watermark)| *watermark).min().flatten();
             let now_us = node.now(watermark);
             let inputs: Vec<&Flow> = node.inputs.iter().zip(&node.empties).map(|(i, empty)| flows.get(i).unwrap_or(empty)).collect();
             let context = Context { watermark, now_us, set_now };
             set_now(context.now_us);
+            let (late, filtered) = (effects.counters.late, effects.filtered);
+            let rows_in = inputs.iter().map(|flow| flow.delta.len() as u64).sum::<u64>();
             let delta = node.operator.process(&context, &inputs, effects)?;
+            node.seen.rows_in += rows_in;
+            node.seen.rows_out += delta.len() as u64;
+            node.seen.late += effects.counters.late - late;
+            node.seen.filtered += effects.filtered - filtered;
             // A `SELECT` that only renames is no step of the plan. States of a partial view have names of their own.
             let delta = if node.sends_states { delta } else { delta.named(&node.spec.schema)? };
             let watermark = watermark.map(|w| node.operator.holds_back().map_or(w, |held| w.min(held)));
+            (node.seen.watermark, node.seen.inputs) = (watermark, of_inputs);
             if node.leaves {
                 effects.outputs.push(write_rows(&node.spec.name, &delta)?);
                 // A view that has no watermark yet says so; rows without a time go by their task's.
@@ -179,6 +201,40 @@ impl Nodes {
             flows.insert(Input::View(node.view), Flow { delta, by_partition: Vec::new() });
         }
         Ok(told)
+    }
+
+    /// What the views have seen; `name`: of an input, and of the view that is read of another level.
+    pub fn status(&self, name: &dyn Fn(&Self, Input) -> Vec<(String, Option<String>)>) -> Vec<ViewStatus> {
+        self.nodes.iter().map(|node| self.status_of(node, name)).collect()
+    }
+
+    fn status_of(&self, node: &Node, name: &dyn Fn(&Self, Input) -> Vec<(String, Option<String>)>) -> ViewStatus {
+        let least = node.seen.inputs.iter().map(|(_, watermark)| *watermark).min().flatten();
+        let of_input = |(input, watermark): &(Input, Option<i64>)| -> Vec<HeldBy> {
+            // A view of the same level is held by what holds that one.
+            match input {
+                Input::View(view) if self.job.views[*view].level == self.level => {
+                    self.nodes.iter().find(|n| n.view == *view).map(|n| self.status_of(n, name).held_by).unwrap_or_default()
+                }
+                _ => name(self, *input).into_iter().map(|(input, view)| HeldBy { input, view, watermark: *watermark }).collect(),
+            }
+        };
+        let mut held_by: Vec<HeldBy> = node.seen.inputs.iter().filter(|(_, watermark)| *watermark == least).flat_map(of_input).collect();
+        held_by.dedup();
+        ViewStatus {
+            name: node.spec.name.clone(),
+            watermark: node.seen.watermark,
+            held_by,
+            rows_in: node.seen.rows_in,
+            rows_out: node.seen.rows_out,
+            late: node.seen.late,
+            filtered: node.seen.filtered,
+            open: node.operator.open_windows(),
+        }
+    }
+
+    pub fn job(&self) -> &Job {
+        &self.job
     }
 
     pub fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError> {
@@ -266,7 +322,7 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
     let is_timeless = inputs.iter().all(|input| matches!(input, Input::Source(s) | Input::Rows(s) if job.sources[*s].time_column.is_none()));
     let waits_for_tables = matches!(&spec.body, Body::AsOfJoin(_));
     let leaves = wanted.contains(&spec.name) || job.sinks.iter().any(|s| s.view == index) || read_by_other_level(job, index);
-    Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, waits_for_tables, is_timeless })
+    Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, waits_for_tables, is_timeless, seen: Seen::default() })
 }
 
 fn schema_of(job: &Job, input: Input) -> SchemaRef {

@@ -4,6 +4,7 @@ use crate::{
     delta::{Delta, Op, Origin, Place},
     plan::SourceSpec,
     state::{Pieces, StateError},
+    status::InputStatus,
 };
 use arrow_array::{Array, BooleanArray, Int64Array, RecordBatch, UInt64Array, cast::AsArray, types::*};
 use datafusion::error::DataFusionError;
@@ -34,6 +35,8 @@ pub struct SourceState {
     spec: SourceSpec,
     progress: Progress,
     seen: Option<Seen>,
+    /// Since the task was taken over.
+    counted: Counters,
 }
 
 /// Event ids seen within the horizon, as 64-bit hashes of (key, id).
@@ -63,11 +66,23 @@ enum Fate {
 impl SourceState {
     pub fn new(spec: SourceSpec) -> Self {
         let seen = spec.dedup.map(|_| Seen::default());
-        Self { spec, progress: Progress::default(), seen }
+        Self { spec, progress: Progress::default(), seen, counted: Counters::default() }
     }
 
     pub fn is_table(&self) -> bool {
         self.spec.table
+    }
+
+    pub fn status(&self, partition: u32, now_ms: i64) -> InputStatus {
+        InputStatus {
+            name: format!("{}/{partition}", self.spec.topic),
+            source: Some((self.spec.name.clone(), self.spec.bound_us)),
+            watermark: self.watermark(),
+            caught_up: self.progress.caught_up,
+            idle: self.is_idle(now_ms),
+            ended: self.progress.ended,
+            counters: self.counted,
+        }
     }
 
     pub fn may_be_empty(&self) -> bool {
@@ -86,14 +101,19 @@ impl SourceState {
     ) -> Result<Delta, DataFusionError> {
         self.progress.caught_up = caught_up;
         let rows = batch.rows.num_rows();
-        counters.rows_in += rows as u64;
-        counters.dead += batch.dead.len() as u64;
-        counters.misplaced += batch.dead.iter().filter(|d| d.kind == DeadReason::Misplaced).count() as u64;
+        let mut of_batch = Counters {
+            rows_in: rows as u64,
+            dead: batch.dead.len() as u64,
+            misplaced: batch.dead.iter().filter(|d| d.kind == DeadReason::Misplaced).count() as u64,
+            ..Counters::default()
+        };
         dead.extend(batch.dead.iter().cloned());
         if rows > 0 || self.progress.last_rows_ms.is_none() {
             self.progress.last_rows_ms = Some(now_ms);
         }
-        let (times, watermarks, fates) = self.judge(&batch, counters, dead, records);
+        let (times, watermarks, fates) = self.judge(&batch, &mut of_batch, dead, records);
+        *counters += of_batch;
+        self.counted += of_batch;
         if batch.end_of_source.is_some() {
             self.progress.ended = true;
         }

@@ -11,6 +11,7 @@ use crate::{
     plan::Job,
     source::SourceState,
     state::{Frozen, Pieces, StateError},
+    status::{InputStatus, TaskStatus},
     upstream::Upstream,
 };
 use schemas::{Counters, DeadLetter, EpochRecord, Output, OutputKind, Record, SourceBatch};
@@ -69,6 +70,10 @@ pub trait Task: Send {
     /// The whole state by part, frozen at this epoch.
     fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError>;
     fn restore(&mut self, parts: BTreeMap<String, Pieces>) -> Result<(), StateError>;
+    /// What the task says of itself to a person.
+    fn status(&self) -> TaskStatus {
+        TaskStatus::default()
+    }
     /// Records of other levels that lost against an earlier one.
     fn ignored(&self) -> u64 {
         0
@@ -112,6 +117,8 @@ pub struct LevelTask {
     upstreams: Vec<Upstream>,
     nodes: Nodes,
     outbox: Outbox,
+    /// Of the last epoch.
+    now_ms: i64,
 }
 
 impl LevelTask {
@@ -140,7 +147,7 @@ impl LevelTask {
                 upstreams.push(Upstream::new(p, views.clone()));
             }
         }
-        Ok(Self { inputs, sources, upstreams, nodes, outbox: Outbox::default() })
+        Ok(Self { inputs, sources, upstreams, nodes, outbox: Outbox::default(), now_ms: 0 })
     }
 
     fn absorb(&mut self, input: EpochInput, effects: &mut Effects) -> Result<Absorbed, OpError> {
@@ -214,6 +221,24 @@ impl LevelTask {
         if watermark == Some(i64::MAX) && !all_ended { self.outbox.watermark().0.filter(|w| *w != i64::MAX) } else { watermark }
     }
 
+    /// The names of an input of a view: of a view of another level those partitions whose watermark is the least.
+    fn names_of(&self, nodes: &Nodes, input: Input) -> Vec<(String, Option<String>)> {
+        let view = match input {
+            Input::Source(wanted) | Input::Rows(wanted) => {
+                let is_wanted = |spec: &&InputSpec| matches!(spec, InputSpec::Source { source, .. } if *source == wanted);
+                let name =
+                    |spec: &InputSpec| if let InputSpec::Source { topic, partition, .. } = spec { format!("{topic}/{partition}") } else { String::new() };
+                return self.inputs.iter().filter(is_wanted).map(|spec| (name(spec), None)).collect();
+            }
+            Input::View(view) => &nodes.job().views[view],
+        };
+        let serving = || self.upstreams.iter().filter(|upstream| upstream.serves(&view.name));
+        let least = serving().map(|upstream| upstream.watermark_of(&view.name)).min().flatten();
+        let topic = epoch_topic(&level_group(&nodes.job().name, view.level));
+        let held = serving().filter(|upstream| upstream.watermark_of(&view.name) == least);
+        held.map(|upstream| (format!("{topic}/{}", upstream.partition()), Some(view.name.clone()))).collect()
+    }
+
     fn set_ended(&mut self, sources: &[usize], ended: bool) {
         for i in sources {
             if let Some(source) = self.sources.get_mut(i) {
@@ -241,6 +266,7 @@ impl Task for LevelTask {
     fn process(&mut self, input: EpochInput) -> Result<EpochOutput, OpError> {
         let mut effects = Effects::default();
         let now_ms = input.now_ms;
+        self.now_ms = now_ms;
         let before = self.outbox.watermark();
         let open: Vec<usize> = self.sources.iter().filter(|(_, s)| !s.ended()).map(|(i, _)| *i).collect();
         let Absorbed { mut flows, appended_us, dead } = self.absorb(input, &mut effects)?;
@@ -308,6 +334,23 @@ impl Task for LevelTask {
         }
         self.outbox.restore(take("outbox".to_owned())?)?;
         self.nodes.restore(&mut take)
+    }
+
+    fn status(&self) -> TaskStatus {
+        let mut upstreams = self.upstreams.iter();
+        let input = |spec: &InputSpec| match spec {
+            InputSpec::Source { source, partition, .. } => self.sources.get(source).map(|s| s.status(*partition, self.now_ms)),
+            InputSpec::Epochs { group, partition } => upstreams.next().map(|upstream| InputStatus {
+                name: format!("{}/{partition}", epoch_topic(group)),
+                source: None,
+                watermark: upstream.watermark(),
+                caught_up: false,
+                idle: false,
+                ended: upstream.watermark() == Some(i64::MAX),
+                counters: Counters::default(),
+            }),
+        };
+        TaskStatus { inputs: self.inputs.iter().filter_map(input).collect(), views: self.nodes.status(&|nodes, input| self.names_of(nodes, input)) }
     }
 
     fn ignored(&self) -> u64 {

@@ -59,6 +59,10 @@ impl Upstream {
         flow.by_partition.push((self.partition, delta));
     }
 
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
+
     pub fn serves(&self, view: &str) -> bool {
         self.views.contains_key(view)
     }

@@ -1,4 +1,4 @@
--- expect: 11:7: there is no relation `command`; before it stand `drops`, `health`, `nodes`, `subs`
+-- expect: 10:7: there is no relation `command`; before it stand `drops`, `health`, `nodes`, `subs`
 CREATE SOURCE health (tenant TEXT, node_id TEXT, t TIMESTAMPTZ, up BIGINT, WATERMARK FOR t AS t)
 WITH (topic = 'health.v1', key = 'tenant, node_id');
 CREATE SOURCE drops (tenant TEXT, sub TEXT, t TIMESTAMPTZ, n BIGINT, WATERMARK FOR t AS t)

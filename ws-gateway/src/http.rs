@@ -33,6 +33,7 @@ pub fn router(state: GatewayState) -> Router {
         .route("/v1/rooms/{room}/history", get(room_history))
         .route("/v1/session", get(session))
         .route("/metrics", get(metrics_text))
+        .route("/v1/why/{view}", get(why))
         .route("/livez", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
         .fallback(get(asset))
@@ -59,6 +60,12 @@ impl IntoResponse for Failure {
         }
         response
     }
+}
+
+/// As open as the metrics: names of views and numbers.
+async fn why(State(state): State<GatewayState>, Path(view): Path<String>) -> Result<Response, Failure> {
+    let answer = state.inner.why.get().and_then(|why| why(&view));
+    answer.map(|answer| Json(answer).into_response()).ok_or_else(|| failure(StatusCode::NOT_FOUND, 102, format!("there is no view `{view}`")))
 }
 
 /// Rooms are served when all that was said in them is known.

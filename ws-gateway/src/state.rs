@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -31,12 +31,16 @@ pub(crate) struct Inner {
     pub verifier: Verifier,
     pub readiness: Readiness,
     pub metrics: PrometheusHandle,
+    pub why: OnceLock<Why>,
     /// Names this process in connect replies.
     pub node: String,
     /// Owns the connections' tasks; [`GatewayState::shutdown`] waits for them.
     pub tasks: TaskTracker,
     registry: Mutex<Registry>,
 }
+
+/// Says why a view tells nothing, as JSON; none where there is no such view.
+pub type Why = Arc<dyn Fn(&str) -> Option<serde_json::Value> + Send + Sync>;
 
 #[derive(Default)]
 struct Registry {
@@ -72,8 +76,14 @@ impl GatewayState {
             return Err(ConfigError::Ping);
         }
         let verifier = Verifier::new(&config.secret, config.previous_secret.as_deref());
-        let inner = Inner { hub, config, verifier, readiness, metrics, node: random_id(), tasks: TaskTracker::new(), registry: Mutex::default() };
+        let inner =
+            Inner { hub, config, verifier, readiness, metrics, why: OnceLock::new(), node: random_id(), tasks: TaskTracker::new(), registry: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What answers `GET /v1/why/{view}`; the first counts.
+    pub fn answer_why(&self, why: Why) {
+        let _ = self.inner.why.set(why);
     }
 
     /// Number of open connections.

@@ -166,8 +166,10 @@ pub fn rows_of_columns_at(delta: &Delta, columns: &[usize], route: Route) -> Res
 }
 
 impl Operator for GroupOperator {
-    fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
-        let delta = self.mine(inputs[0].delta.clone().through(&self.plan.pre)?)?;
+    fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError> {
+        let delta = inputs[0].delta.clone().through(&self.plan.pre)?;
+        effects.filtered += (inputs[0].delta.len() - delta.len()) as u64;
+        let delta = self.mine(delta)?;
         let mut out = Vec::new();
         for delta in Gate::pass(&mut self.gate, delta, context.watermark)? {
             out.push(self.absorb(&delta)?);

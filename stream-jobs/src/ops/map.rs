@@ -51,13 +51,16 @@ fn keys(delta: &Delta, key: &[usize]) -> Result<BinaryArray, OpError> {
 }
 
 impl Operator for MapOperator {
-    fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], _effects: &mut Effects) -> Result<Delta, OpError> {
+    fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError> {
         (context.set_now)(context.now_us);
         let delta = inputs[0].delta.clone();
         if delta.is_quiet() {
             return Ok(Delta::empty(self.schema.clone()));
         }
-        if self.keyed.is_empty() { Ok(delta.through(&self.steps)?.without_idle_updates()?) } else { self.through_keyed(delta) }
+        let rows = delta.len();
+        let delta = if self.keyed.is_empty() { delta.through(&self.steps)? } else { self.through_keyed(delta)? };
+        effects.filtered += (rows - delta.len()) as u64;
+        if self.keyed.is_empty() { Ok(delta.without_idle_updates()?) } else { Ok(delta) }
     }
 
     fn freeze(&mut self) -> Frozen {

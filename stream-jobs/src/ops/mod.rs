@@ -68,6 +68,8 @@ pub struct Effects {
     pub counters: Counters,
     pub outputs: Vec<Output>,
     pub raised: alert::Raised,
+    /// Rows that conditions kept out, for [`crate::status`].
+    pub filtered: u64,
 }
 
 impl Effects {
@@ -117,6 +119,10 @@ pub trait Operator: Send {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError>;
     /// A time before which rows may still leave the operator, whatever its watermark says.
     fn holds_back(&self) -> Option<i64> {
+        None
+    }
+    /// Ends of the first and the last window that hold rows, in UTC microseconds.
+    fn open_windows(&self) -> Option<(i64, i64)> {
         None
     }
     /// A frozen copy of the state, to be turned into pieces elsewhere.

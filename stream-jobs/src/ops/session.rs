@@ -333,6 +333,7 @@ impl Operator for SessionOperator {
         } else {
             self.closable = context.watermark.unwrap_or(i64::MIN);
             let delta = inputs[0].delta.clone().through(&self.plan.pre)?;
+            effects.filtered += (inputs[0].delta.len() - delta.len()) as u64;
             self.absorb(&delta, &mut out, effects)?;
         }
         if let Some(watermark) = context.watermark {
@@ -351,6 +352,10 @@ impl Operator for SessionOperator {
             return None;
         }
         self.open.values().flatten().map(|s| s.start).min()
+    }
+
+    fn open_windows(&self) -> Option<(i64, i64)> {
+        Some((self.by_end.first()?.0, self.by_end.last()?.0))
     }
 
     fn freeze(&mut self) -> Frozen {

@@ -46,7 +46,7 @@ impl WindowOperator {
     }
 
     /// The end of the next window that has a row.
-    fn next_end(&self) -> Option<i64> {
+    pub(super) fn next_end(&self) -> Option<i64> {
         let from = if self.closed_through == i64::MIN { i64::MIN } else { self.windows.start_of(self.windows.first_end_after(self.closed_through)) };
         let (pane, _) = self.panes.range(from..).next()?;
         Some(self.windows.first_end_after((*pane).max(self.closed_through)))

@@ -30,7 +30,9 @@ impl WindowOperator {
 
     /// Rows through `pre`, each with its window time, those that come too late set aside.
     pub(super) fn prepare(&mut self, delta: &Delta, effects: &mut Effects) -> Result<Delta, OpError> {
+        let rows = delta.len();
         let mut delta = delta.clone().through(&self.plan.pre)?;
+        effects.filtered += (rows - delta.len()) as u64;
         delta.times = self.times(&delta);
         if delta.is_empty() {
             return Ok(delta);

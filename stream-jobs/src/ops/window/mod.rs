@@ -315,6 +315,11 @@ impl Operator for WindowOperator {
         self.advance(out, watermark)
     }
 
+    fn open_windows(&self) -> Option<(i64, i64)> {
+        let (last, _) = self.panes.last_key_value()?;
+        Some((self.next_end()?, self.whole.last_end_of(*last)))
+    }
+
     fn freeze(&mut self) -> Frozen {
         let keys = self.dictionary.freeze();
         let frozen: Vec<(String, Groups)> = self.panes.iter_mut().map(|(start, pane)| (format!("pane.{start}"), pane.freeze())).collect();
