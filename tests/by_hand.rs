@@ -26,6 +26,14 @@ pub struct Cuts {
     pub partitions: u32,
 }
 
+/// What an epoch knows beside its rows.
+#[derive(Debug, Clone, Copy, Default)]
+struct Clock {
+    now_ms: i64,
+    /// The log said of every source that nothing more is there.
+    caught_up: bool,
+}
+
 /// What came out of the tasks of one level, partition by partition.
 pub struct CameOut {
     pub records: Vec<Arc<EpochRecord>>,
@@ -71,7 +79,7 @@ impl ByHand {
             size = sizes.next().copied().unwrap_or(size).max(1);
             let (of_epoch, later) = rest.split_at(size.min(rest.len()));
             rest = later;
-            self.epoch(&mut tasks, of_epoch, cuts.partitions)?;
+            self.epoch(&mut tasks, of_epoch, cuts.partitions, Clock::default())?;
             if cuts.crashes {
                 tasks = tasks.into_iter().map(|driven| self.restored(driven, cuts.partitions)).collect::<Result<_, _>>()?;
             }
@@ -109,12 +117,12 @@ impl ByHand {
     }
 
     /// One epoch of every task that has something to take, from level 1 up.
-    fn epoch(&self, tasks: &mut [Driven], rows: &[Row], partitions: u32) -> Result<(), String> {
+    fn epoch(&self, tasks: &mut [Driven], rows: &[Row], partitions: u32, clock: Clock) -> Result<(), String> {
         for at in 0..tasks.len() {
             let (below, rest) = tasks.split_at_mut(at);
             let mine = |key: Option<&bytes::Bytes>| key.map_or(0, |key| partition_of(key, partitions)) == rest[0].partition;
             let of_task: Vec<&Row> = rows.iter().filter(|(_, record)| record.key.is_none() && record.value.is_none() || mine(record.key.as_ref())).collect();
-            rest[0].run(below, &of_task, &self.config)?;
+            rest[0].run(below, &of_task, &self.config, clock)?;
         }
         Ok(())
     }
@@ -122,13 +130,13 @@ impl ByHand {
     /// Ends every source, and lets out what waits.
     fn end(&self, tasks: &mut [Driven], partitions: u32) -> Result<(), String> {
         for source in 0..self.job.sources.len() {
-            self.epoch(tasks, &[(source, NewRecord::end_of_source())], partitions)?;
+            self.epoch(tasks, &[(source, NewRecord::end_of_source())], partitions, Clock::default())?;
         }
         for _ in 0..10_000 {
             if tasks.iter().all(|t| t.ended()) {
                 return Ok(());
             }
-            self.epoch(tasks, &[], partitions)?;
+            self.epoch(tasks, &[], partitions, Clock::default())?;
         }
         Err("the tasks do not come to their end".to_owned())
     }
@@ -139,16 +147,16 @@ impl Driven {
         self.told.last().is_some_and(|record| record.header.watermark == Some(i64::MAX))
     }
 
-    fn run(&mut self, below: &[Self], rows: &[&Row], config: &EngineConfig) -> Result<(), String> {
+    fn run(&mut self, below: &[Self], rows: &[&Row], config: &EngineConfig, clock: Clock) -> Result<(), String> {
         let specs = self.task.inputs().to_vec();
         let mut inputs = Vec::with_capacity(specs.len());
         for (at, spec) in specs.iter().enumerate() {
             inputs.push(match spec {
-                InputSpec::Source { source, .. } => self.rows_of(at, *source, rows, config)?,
+                InputSpec::Source { source, .. } => InputCut { caught_up: clock.caught_up, ..self.rows_of(at, *source, rows, config)? },
                 InputSpec::Epochs { group, partition } => self.epochs_of(at, group, *partition, below, config),
             });
         }
-        let output = self.task.process(EpochInput { now_ms: 0, inputs }).map_err(|e| e.to_string())?;
+        let output = self.task.process(EpochInput { now_ms: clock.now_ms, inputs }).map_err(|e| e.to_string())?;
         let epoch = self.position.epoch + 1;
         let id = EpochId(u128::from(epoch) << 64 | u128::from(self.level) << 32 | u128::from(self.partition));
         let header = EpochHeader {
@@ -160,7 +168,7 @@ impl Driven {
             owner: "hand".to_owned(),
             kind: EpochKind::Work,
             cut: Vec::new(),
-            now_ms: 0,
+            now_ms: clock.now_ms,
             watermark: output.watermark,
             watermarks: output.watermarks,
             appended_us: output.appended_us,
@@ -202,4 +210,127 @@ impl Driven {
         self.next[at] = to;
         InputCut { from, to, caught_up: false, content: if epochs.is_empty() { Content::Nothing } else { Content::Epochs(epochs) } }
     }
+}
+
+const SOURCES: &str = "CREATE SOURCE a (tenant TEXT, sub TEXT, t TIMESTAMPTZ, n BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'a.v1', key = 'tenant, sub', idle_timeout = '10 seconds');
+CREATE SOURCE b (tenant TEXT, sub TEXT, t TIMESTAMPTZ, n BIGINT, WATERMARK FOR t AS t - INTERVAL '5 seconds')
+WITH (topic = 'b.v1', key = 'tenant, sub', idle_timeout = '10 seconds');
+";
+const WINDOWS: &str = "CREATE MATERIALIZED VIEW both_of AS SELECT tenant, sub, t, n FROM a UNION ALL SELECT tenant, sub, t, n FROM b;
+CREATE MATERIALIZED VIEW w AS SELECT tenant, sub, window_end, COUNT(*) AS n FROM TUMBLE(both_of, t, INTERVAL '10 seconds')
+GROUP BY tenant, sub, window_start, window_end EMIT ON WINDOW CLOSE;
+";
+
+/// The job's one task, and what it has told.
+struct Hand {
+    tasks: Vec<Driven>,
+    by_hand: ByHand,
+}
+
+impl Hand {
+    fn new(sql: &str, wanted: &str) -> Self {
+        let mut config = EngineConfig::new("hand", sql.to_owned());
+        config.appended_us = Some(ms("2026-01-01T13:00:00Z") * 1_000);
+        config.wanted = vec![wanted.to_owned()];
+        let by_hand = ByHand::new(config).unwrap();
+        Self { tasks: by_hand.tasks(1).unwrap(), by_hand }
+    }
+
+    /// Rows of a source at a time of the wall clock, each a time of the day and a number; what has come out of `output` since.
+    fn epoch(&mut self, now: &str, caught_up: bool, source: usize, rows: &[(&str, i64)], output: &str) -> Vec<serde_json::Value> {
+        let row = |(time, n): &(&str, i64)| {
+            let value = serde_json::json!({ "tenant": "acme", "sub": "s1", "t": format!("2026-01-01T{time}Z"), "n": n });
+            (source, NewRecord { key: Some("acme|s1".into()), value: Some(value.to_string().into()), headers: Vec::new() })
+        };
+        let rows: Vec<Row> = rows.iter().map(row).collect();
+        self.by_hand.epoch(&mut self.tasks, &rows, 1, Clock { now_ms: ms(now), caught_up }).unwrap();
+        self.tasks.iter().flat_map(|task| crate::cases::rows_of_record(task.told.last().unwrap(), output)).collect()
+    }
+}
+
+fn ms(time: &str) -> i64 {
+    schemas::clock::parse_rfc3339(time).unwrap() / 1_000
+}
+
+#[test]
+fn an_input_that_is_caught_up_and_quiet_for_the_idle_timeout_holds_nobody_back() {
+    let mut hand = Hand::new(&format!("{SOURCES}{WINDOWS}"), "w");
+    assert!(hand.epoch("2026-01-01T12:00:00Z", true, 1, &[("12:00:01", 1)], "w").is_empty());
+    assert!(hand.epoch("2026-01-01T12:00:01Z", true, 0, &[("12:00:02", 1), ("12:00:20", 1)], "w").is_empty(), "b holds it");
+    assert!(hand.epoch("2026-01-01T12:00:09.999Z", true, 0, &[("12:00:21", 1)], "w").is_empty(), "b is quiet, and not for long enough");
+    let mut quiet = Hand::new(&format!("{SOURCES}{WINDOWS}"), "w");
+    quiet.epoch("2026-01-01T12:00:00Z", true, 1, &[("12:00:01", 1)], "w");
+    assert!(quiet.epoch("2026-01-01T12:00:11Z", false, 0, &[("12:00:02", 1), ("12:00:20", 1)], "w").is_empty(), "b is behind, however quiet");
+    let told = hand.epoch("2026-01-01T12:00:10Z", true, 0, &[("12:00:22", 1)], "w");
+    assert_eq!((told.len(), &told[0]["n"]), (1, &serde_json::json!(2)));
+}
+
+#[test]
+fn when_all_inputs_are_idle_the_watermark_follows_the_clock_if_it_stands_near_it() {
+    let mut live = Hand::new(&format!("{SOURCES}{WINDOWS}"), "w");
+    for source in [0, 1] {
+        live.epoch("2026-01-01T12:00:05Z", true, source, &[("12:00:04", 1)], "w");
+    }
+    assert!(live.epoch("2026-01-01T12:00:14Z", true, 0, &[], "w").is_empty(), "nobody is idle yet");
+    let told = live.epoch("2026-01-01T12:00:15Z", true, 0, &[], "w");
+    assert_eq!((told.len(), &told[0]["window_end"]), (1, &serde_json::json!("2026-01-01T12:00:10Z")), "12:00:15 less the bound is the window's end");
+    let mut history = Hand::new(&format!("{SOURCES}{WINDOWS}"), "w");
+    for source in [0, 1] {
+        history.epoch("2026-01-03T12:00:05Z", true, source, &[("12:00:04", 1)], "w");
+    }
+    assert!(history.epoch("2026-01-03T13:00:00Z", true, 0, &[], "w").is_empty(), "two days behind the clock it waits for rows");
+}
+
+#[test]
+fn before_its_first_row_a_task_has_no_watermark() {
+    let mut hand = Hand::new(&format!("{SOURCES}{WINDOWS}"), "w");
+    for now in ["2026-01-01T12:00:00Z", "2026-01-01T12:01:00Z"] {
+        hand.epoch(now, true, 0, &[], "w");
+        assert_eq!(hand.tasks[0].told.last().unwrap().header.watermark, None);
+    }
+}
+
+#[test]
+fn a_new_version_of_a_rule_expires_the_open_alerts_of_the_old() {
+    let view =
+        "CREATE MATERIALIZED VIEW high AS SELECT tenant, sub, LAST_VALUE(n) AS score FROM a GROUP BY tenant, sub EMIT CHANGES EVERY INTERVAL '1 second';";
+    let of_version = |bound: u32| format!("{SOURCES}{view}CREATE ALERT too_high ON high RAISE WHEN score > {bound} WITH (rooms = 'sub:{{sub}}');");
+    let mut old = Hand::new(&of_version(5), "high");
+    old.epoch("2026-01-01T12:00:00Z", false, 0, &[("12:00:00", 9)], "alerts");
+    let raised = old.epoch("2026-01-01T12:00:10Z", false, 0, &[("12:00:10", 9)], "alerts");
+    assert_eq!((raised.len(), &raised[0]["action"]), (1, &serde_json::json!("raise")));
+    let new = Hand::new(&of_version(7), "high").by_hand;
+    let tasks = old.tasks.into_iter().map(|task| new.restored(task, 1)).collect::<Result<_, _>>().unwrap();
+    let mut new = Hand { tasks, by_hand: new };
+    let told = new.epoch("2026-01-01T12:00:20Z", false, 0, &[("12:00:20", 9)], "alerts");
+    assert_eq!((told.len(), &told[0]["action"], &told[0]["state"]), (1, &serde_json::json!("expire"), &serde_json::json!("expired")));
+    assert_eq!((&told[0]["alert_id"], &told[0]["rule_version"], &told[0]["rooms"]), (&raised[0]["alert_id"], &raised[0]["rule_version"], &raised[0]["rooms"]));
+    assert_eq!(told[0]["revision"], 2);
+    let told = new.epoch("2026-01-01T12:00:40Z", false, 0, &[("12:00:30", 8), ("12:00:40", 9)], "alerts");
+    assert_eq!((told.len(), &told[0]["action"]), (1, &serde_json::json!("raise")), "the new rule sees for itself");
+    assert_ne!(told[0]["alert_id"], raised[0]["alert_id"]);
+}
+
+#[test]
+fn a_window_that_closed_while_an_input_was_idle_is_closed_for_its_rows_too() {
+    let mut hand = Hand::new(&format!("{SOURCES}{WINDOWS}"), "w");
+    hand.epoch("2026-01-01T12:00:00Z", true, 1, &[("12:00:01", 1)], "w");
+    let told = hand.epoch("2026-01-01T12:00:10Z", true, 0, &[("12:00:02", 1), ("12:00:22", 1)], "w");
+    assert_eq!(told.len(), 1);
+    let late = hand.epoch("2026-01-01T12:00:11Z", true, 1, &[("12:00:03", 1), ("12:00:11", 1)], "w.late");
+    assert_eq!((late.len(), &late[0]["t"]), (1, &serde_json::json!("2026-01-01T12:00:03Z")));
+    assert_eq!(hand.tasks[0].told.last().unwrap().header.counters.late, 1);
+}
+
+#[test]
+fn a_window_of_720_panes_keeps_a_pane_of_columns_and_no_copy_for_each_window() {
+    let window = "CREATE MATERIALIZED VIEW w AS SELECT tenant, sub, window_end, COUNT(*) AS n FROM HOP(a, t, INTERVAL '1 hour', INTERVAL '30 days')
+        GROUP BY tenant, sub, window_start, window_end EMIT ON WINDOW CLOSE;";
+    let mut hand = Hand::new(&format!("{SOURCES}{window}"), "w");
+    hand.epoch("2026-01-01T12:00:00Z", false, 0, &[("08:10:00", 1), ("08:50:00", 1), ("09:10:00", 1), ("11:10:00", 1)], "w");
+    let parts = hand.tasks[0].task.freeze().unwrap();
+    let pieces = parts.into_iter().find(|(name, _)| name == "view.w").unwrap().1().unwrap();
+    let panes: std::collections::BTreeSet<i64> = serde_json::from_value(pieces.meta["panes"].clone()).unwrap();
+    assert_eq!(panes.len(), 3, "the rows lie in three hours and in 720 windows each");
 }

@@ -5,11 +5,12 @@
 //! structured mode, or in binary mode with `ce_` headers. Event time is not judged here beyond its form: bounds of time
 //! belong to the task that knows them.
 //!
-//! A record is scanned once ([`scan`]); its columns are copied into one buffer which arrow-json decodes a few thousand rows
-//! at a time. Nothing is allocated per record on that way.
+//! A record is scanned once ([`scan`]). Where its columns are of plain types they are made out of what the scan has found ([`plain`]);
+//! else they are copied into one buffer which arrow-json decodes a few thousand rows at a time. Nothing is allocated per record on either way.
 
 mod exact;
 mod keys;
+mod plain;
 mod scan;
 
 pub(crate) use exact::not_json;
@@ -18,6 +19,7 @@ use crate::observations;
 use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt64Array, cast::AsArray, types::TimestampMicrosecondType};
 use arrow_json::{ReaderBuilder, reader::Decoder};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
+use plain::PlainColumns;
 use scan::{Column, Span, Wants};
 use schemas::{
     DeadLetter, DeadReason, Record, SourceBatch,
@@ -28,6 +30,11 @@ use std::sync::Arc;
 
 /// Rows that arrow-json decodes at once: few enough that text and tape stay in the processor's cache.
 const ROWS_AT_ONCE: usize = 4096;
+
+/// Plain records in a row that are worth a batch of their own.
+const PLAIN_RUN_MIN: usize = 64;
+/// Records that are decoded as ever after fewer than that.
+const PLAIN_RESTS: usize = 1_024;
 
 #[derive(Clone, Debug)]
 pub struct DecoderSpec {
@@ -52,6 +59,10 @@ pub struct SourceDecoder {
     json: Decoder,
     spans: Vec<Span>,
     text: Vec<u8>,
+    /// Where all columns can be made without arrow-json.
+    is_plain: bool,
+    /// Records that are not tried as plain ones.
+    plain_rests: usize,
 }
 
 /// One decoded or yet undecoded row: which record it is, and where its text stands.
@@ -87,6 +98,8 @@ impl SourceDecoder {
             spans: vec![0..0; columns.len()],
             columns,
             text: Vec::new(),
+            is_plain: PlainColumns::can_hold(&spec.schema),
+            plain_rests: 0,
             spec,
         })
     }
@@ -96,30 +109,68 @@ impl SourceDecoder {
         debug_assert!(records.iter().all(|r| (from..to).contains(&r.offset)));
         let mut cut = Cut { partition, records, pending: Vec::new(), rows: Vec::with_capacity(records.len()), batches: Vec::new(), dead: Vec::new() };
         let mut end_of_source = None;
-        for (index, record) in records.iter().enumerate() {
+        let mut index = 0;
+        while let Some(record) = records.get(index) {
+            if self.plain_rests == 0 && self.is_plain {
+                self.decode_pending(&mut cut)?;
+                index += self.decode_plain(&mut cut, index)?;
+                continue;
+            }
+            self.plain_rests = self.plain_rests.saturating_sub(1);
             if record.is_end_of_source() {
                 end_of_source = Some(record.offset);
-                continue;
+            } else {
+                self.take_in(&mut cut, index)?;
             }
-            if let Some(bytes) = record.header(TOO_LARGE_HEADER) {
-                let bytes = String::from_utf8_lossy(bytes);
-                cut.bury(&self.spec.topic, index, DeadReason::TooLarge, format!("record has {bytes} bytes, a row of a table takes {TABLE_VALUE_BYTES_MAX}"));
-                continue;
-            }
-            let start = self.text.len();
-            match self.write_row(record) {
-                Ok(()) => cut.pending.push(Row { record: index, text: start..self.text.len(), tombstone: record.value.is_none() }),
-                Err(reason) => cut.bury(&self.spec.topic, index, DeadReason::Undecodable, reason),
-            }
-            if cut.pending.len() == ROWS_AT_ONCE {
-                self.decode_pending(&mut cut)?;
-            }
+            index += 1;
         }
         self.decode_pending(&mut cut)?;
         let mut batch = self.assemble(cut, from, to)?;
         batch.end_of_source = end_of_source;
         observations::decoded(&self.spec.topic, batch.rows.num_rows() as u64, &batch.dead);
         Ok(batch)
+    }
+
+    /// Decodes the plain records from `from` on, and says how many they are. The one after them is no plain one; where they were few, neither
+    /// are the next ones.
+    fn decode_plain(&mut self, cut: &mut Cut<'_>, from: usize) -> Result<usize, ArrowError> {
+        let mut plain = PlainColumns::new(&self.spec.schema, cut.records.len() - from);
+        let run = cut.records[from..].iter().take_while(|record| self.append_plain(&mut plain, record).is_some()).count();
+        if from + run < cut.records.len() {
+            self.plain_rests = if run < PLAIN_RUN_MIN { PLAIN_RESTS } else { 1 };
+        }
+        if run > 0 {
+            let options = RecordBatchOptions::new().with_row_count(Some(run));
+            cut.batches.push(RecordBatch::try_new_with_options(self.spec.schema.clone(), plain.finish(run), &options)?);
+            cut.rows.extend((from..from + run).map(|record| Row { record, text: 0..0, tombstone: false }));
+        }
+        Ok(run)
+    }
+
+    /// A record that is perhaps no plain one: a row of the text, or a dead letter.
+    fn take_in(&mut self, cut: &mut Cut<'_>, index: usize) -> Result<(), ArrowError> {
+        let record = &cut.records[index];
+        if let Some(bytes) = record.header(TOO_LARGE_HEADER) {
+            let bytes = String::from_utf8_lossy(bytes);
+            cut.bury(&self.spec.topic, index, DeadReason::TooLarge, format!("record has {bytes} bytes, a row of a table takes {TABLE_VALUE_BYTES_MAX}"));
+            return Ok(());
+        }
+        let start = self.text.len();
+        match self.write_row(record) {
+            Ok(()) => cut.pending.push(Row { record: index, text: start..self.text.len(), tombstone: record.value.is_none() }),
+            Err(reason) => cut.bury(&self.spec.topic, index, DeadReason::Undecodable, reason),
+        }
+        if cut.pending.len() == ROWS_AT_ONCE { self.decode_pending(cut) } else { Ok(()) }
+    }
+
+    fn append_plain(&mut self, plain: &mut PlainColumns, record: &Record) -> Option<()> {
+        let payload = record.value.as_ref()?;
+        let has_attributes = || from_headers(&self.from_headers, record).next().is_some();
+        if !record.headers.is_empty() && (is_structured(record) || record.header(TOO_LARGE_HEADER).is_some() || has_attributes()) {
+            return None;
+        }
+        scan::fits(payload, &self.columns, &mut self.spans).then_some(())?;
+        plain.append(payload, &self.spans)
     }
 
     /// Appends the columns of `record` to the text, as one JSON object.
@@ -338,4 +389,66 @@ fn with_declared_zone(column: &ArrayRef, field: &Field) -> ArrayRef {
 
 fn json_decoder(schema: &SchemaRef) -> Result<Decoder, ArrowError> {
     ReaderBuilder::new(schema.clone()).with_batch_size(ROWS_AT_ONCE).build_decoder()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoder(is_plain: bool) -> SourceDecoder {
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let columns =
+            [("k", DataType::Utf8), ("t", time), ("n", DataType::Int64), ("x", DataType::Float64), ("b", DataType::Boolean), ("event_id", DataType::Utf8)];
+        let schema = Arc::new(Schema::new(columns.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec()));
+        let spec = DecoderSpec { topic: "t".into(), schema, key: vec![0], partitions: 1, trust_partition: false, table: true };
+        let mut decoder = SourceDecoder::new(spec).unwrap();
+        assert!(decoder.is_plain);
+        decoder.is_plain = is_plain;
+        decoder
+    }
+
+    /// Values as a careless sender writes them, some of them good.
+    fn payload(random: &mut u64) -> String {
+        let mut pick = |from: &[&str]| {
+            *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            from[(*random >> 33) as usize % from.len()].to_owned()
+        };
+        let times = [
+            "\"2026-02-28T23:59:59Z\"",
+            "\"2026-02-28T23:59:59.1234567+01:00\"",
+            "\"2026-02-28T12:00:00.5Z\"",
+            "\"2026-02-30T00:00:00Z\"",
+            "null",
+            "5",
+            "\"2026-02-28T23:59:60Z\"",
+        ];
+        let numbers = ["0.1", "-0.0", "1e3", "1.7976931348623157e308", "5e-324", "123456789.123456789", "null", "1e400", "\"1\"", "7"];
+        let time = if pick(&["often", "often", "often", "seldom"]) == "seldom" { pick(&times) } else { times[0].to_owned() };
+        let integer = pick(&["1", "-2", "0", "null", "999999999999999999", "9223372036854775807", "1.5", "12", "12", "12", "12"]);
+        let text = pick(&["\"a\"", "\"ä€\"", "\"\"", "\"a\\nb\"", "null", "\"c\"", "\"c\"", "\"c\""]);
+        let extra = pick(&["", "", "", ",\"other\":{\"x\":[1]}", ",\"more\":5"]);
+        format!("{{\"k\":\"k\",\"t\":{time},\"n\":{integer},\"x\":{},\"b\":{},\"event_id\":{text}{extra}}}", pick(&numbers), pick(&["true", "false", "null"]))
+    }
+
+    #[test]
+    fn rows_and_dead_letters_are_the_same_with_and_without_plain_columns() {
+        let mut random = 7;
+        let (mut plain, mut exact) = (decoder(true), decoder(false));
+        let mut rows = 0;
+        for cut in 0..400_u64 {
+            let record = |offset: u64| {
+                let odd = random % 11;
+                let value = if odd == 3 { None } else { Some(payload(&mut random).into()) };
+                let headers = if odd == 5 { vec![("ce_id".to_owned(), "h".into())] } else { Vec::new() };
+                Record { offset, append_us: 0, key: Some("k".into()), value, headers }
+            };
+            let records: Vec<Record> = (0..1 + cut % 90).map(record).collect();
+            let of = |decoder: &mut SourceDecoder| decoder.decode(0, 0, 1_000, &records).unwrap();
+            let (by_plain, by_exact) = (of(&mut plain), of(&mut exact));
+            assert_eq!(by_plain.rows, by_exact.rows, "{records:?}");
+            assert_eq!((by_plain.keys, by_plain.offsets, by_plain.dead), (by_exact.keys, by_exact.offsets, by_exact.dead));
+            rows += by_plain.rows.num_rows();
+        }
+        assert!(rows > 5_000);
+    }
 }

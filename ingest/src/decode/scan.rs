@@ -166,8 +166,22 @@ fn number_end(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     Some((end, end == integer_end))
 }
 
+const ONES: u64 = 0x0101_0101_0101_0101;
+
 /// The closing quote of a text that begins at `at` and has no escape.
-fn text_end(bytes: &[u8], at: usize) -> Option<usize> {
+fn text_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    // Eight bytes at a time while none of them is a quote, an escape or a control character.
+    while let Some(eight) = bytes.get(at..at + 8).and_then(|eight| eight.try_into().ok()).map(u64::from_le_bytes) {
+        let below = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7);
+        let control = eight.wrapping_sub(ONES * 0x20) & !eight & (ONES << 7);
+        // The lowest bit is right; those above it may be carried from it.
+        let ends = below(eight ^ (ONES * u64::from(b'"'))) | below(eight ^ (ONES * u64::from(b'\\'))) | control;
+        if ends != 0 {
+            at += ends.trailing_zeros() as usize / 8;
+            return (bytes[at] == b'"').then_some(at);
+        }
+        at += 8;
+    }
     for (i, b) in bytes[at..].iter().enumerate() {
         match b {
             b'"' => return Some(at + i),
@@ -246,6 +260,22 @@ mod tests {
             }
         }
         assert!(passed > 1_000);
+    }
+
+    #[test]
+    fn a_text_ends_at_its_quote_wherever_that_stands() {
+        for length in 0..40 {
+            for end in [b'"', b'\\', 0x1f, 0x0a, 0x00] {
+                for filler in ["a", "\u{7f}", "é", " ", "\u{10ffff}"] {
+                    let mut text = filler.repeat(length).into_bytes();
+                    let at = text.len();
+                    text.push(end);
+                    text.extend_from_slice(b"\",\"next\":1");
+                    assert_eq!(text_end(&text, 0), (end == b'"').then_some(at), "{length} {end} {filler:?}");
+                }
+            }
+        }
+        assert_eq!(text_end(b"never ends, not here", 0), None);
     }
 
     #[test]
