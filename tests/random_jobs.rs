@@ -52,8 +52,8 @@ fn ways(seed: u64) -> Vec<Way> {
     let mut ways = vec![
         by_hand(vec![usize::MAX], false, 1),
         by_hand(vec![1], true, 1),
-        by_hand(pieces[0].clone(), seed % 2 == 0, 2),
-        by_hand(pieces[1].clone(), seed % 3 == 0, 4),
+        by_hand(pieces[0].clone(), seed.is_multiple_of(2), 2),
+        by_hand(pieces[1].clone(), seed.is_multiple_of(3), 4),
     ];
     if seed.is_multiple_of(ENGINE_EVERY) {
         const OF_ENGINE: [(usize, Option<u64>, u32); 6] = [(8192, None, 1), (1, None, 1), (3, None, 1), (2, Some(2), 1), (8192, None, 2), (3, Some(3), 2)];

@@ -223,6 +223,7 @@ fn channel(random: &mut Random, i: u32) -> (String, String) {
 }
 
 #[cfg(test)]
+#[allow(unused_imports, reason = "a bench without the test harness drops the tests and keeps their module")]
 mod tests {
     use super::{super::event::Topic, *};
     use std::collections::HashMap;

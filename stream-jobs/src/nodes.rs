@@ -91,6 +91,9 @@ impl Node {
     }
 }
 
+/// The names of an input of a view, each with that of the view that is read of another level.
+pub type Names<'a> = dyn Fn(&Nodes, Input) -> Vec<(String, Option<String>)> + 'a;
+
 pub struct Nodes {
     job: Arc<Job>,
     tables: BTreeMap<usize, TableOperator>,
@@ -203,12 +206,12 @@ impl Nodes {
         Ok(told)
     }
 
-    /// What the views have seen; `name`: of an input, and of the view that is read of another level.
-    pub fn status(&self, name: &dyn Fn(&Self, Input) -> Vec<(String, Option<String>)>) -> Vec<ViewStatus> {
+    /// What the views have seen.
+    pub fn status(&self, name: &Names<'_>) -> Vec<ViewStatus> {
         self.nodes.iter().map(|node| self.status_of(node, name)).collect()
     }
 
-    fn status_of(&self, node: &Node, name: &dyn Fn(&Self, Input) -> Vec<(String, Option<String>)>) -> ViewStatus {
+    fn status_of(&self, node: &Node, name: &Names<'_>) -> ViewStatus {
         let least = node.seen.inputs.iter().map(|(_, watermark)| *watermark).min().flatten();
         let of_input = |(input, watermark): &(Input, Option<i64>)| -> Vec<HeldBy> {
             // A view of the same level is held by what holds that one.
