@@ -313,7 +313,11 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
         }
         Body::Candidates { input, alert, tells } => {
             let rule = &job.alerts[alert];
-            Box::new(CandidatesOperator::new(AlertOperator::new(rule.clone(), &job.views[rule.view], !emits_changes(job, input)), tells))
+            Box::new(CandidatesOperator::new(
+                AlertOperator::new(rule.clone(), &job.views[rule.view], !emits_changes(job, input)),
+                tells,
+                read_by_other_level(job, index),
+            ))
         }
         Body::Alerts(plan) => Box::new(AlertTaskOperator::new(plan.clone(), job.alerts[plan.alert].clone(), route)),
     };

@@ -134,7 +134,9 @@ impl SourceDecoder {
     /// Decodes the plain records from `from` on, and says how many they are. The one after them is no plain one; where they were few, neither
     /// are the next ones.
     fn decode_plain(&mut self, cut: &mut Cut<'_>, from: usize) -> Result<usize, ArrowError> {
-        let mut plain = PlainColumns::new(&self.spec.schema, cut.records.len() - from);
+        // Room for the whole cut once; after a record that was none, for a run that is to be expected.
+        let left = cut.records.len() - from;
+        let mut plain = PlainColumns::new(&self.spec.schema, if from == 0 { left } else { left.min(ROWS_AT_ONCE) });
         let run = cut.records[from..].iter().take_while(|record| self.append_plain(&mut plain, record).is_some()).count();
         if from + run < cut.records.len() {
             self.plain_rests = if run < PLAIN_RUN_MIN { PLAIN_RESTS } else { 1 };
@@ -169,14 +171,14 @@ impl SourceDecoder {
         if !record.headers.is_empty() && (is_structured(record) || record.header(TOO_LARGE_HEADER).is_some() || has_attributes()) {
             return None;
         }
-        scan::fits(payload, &self.columns, &mut self.spans).then_some(())?;
-        plain.append(payload, &self.spans)
+        let text = scan::fits(payload, &self.columns, &mut self.spans)?;
+        plain.append(text, &self.spans)
     }
 
     /// Appends the columns of `record` to the text, as one JSON object.
     fn write_row(&mut self, record: &Record) -> Result<(), String> {
         let Some(payload) = &record.value else { return self.write_tombstone(record) };
-        if is_structured(record) || !scan::fits(payload, &self.columns, &mut self.spans) {
+        if is_structured(record) || scan::fits(payload, &self.columns, &mut self.spans).is_none() {
             return self.write_exactly(record);
         }
         let start = self.text.len();

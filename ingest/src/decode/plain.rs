@@ -50,17 +50,17 @@ impl PlainColumns {
         Self(schema.fields().iter().filter_map(|field| Builder::new(field.data_type(), rows)).collect())
     }
 
-    /// Appends a row of the values at `spans` of `bytes`, which [`super::scan::fits`] has found. None where a value is not what its kind
+    /// Appends a row of the values at `spans` of `record`, which [`super::scan::fits`] has found. None where a value is not what its kind
     /// looked like; the columns are then of unequal length, and good for [`PlainColumns::finish`] alone.
-    pub fn append(&mut self, bytes: &[u8], spans: &[Span]) -> Option<()> {
+    pub fn append(&mut self, record: &str, spans: &[Span]) -> Option<()> {
         for (builder, span) in self.0.iter_mut().zip(spans) {
-            let value = (!span.is_empty()).then(|| &bytes[span.clone()]);
+            let value = (!span.is_empty()).then(|| &record[span.clone()]);
             match builder {
-                Builder::Text(column) => column.append_option(readable(value.map(text))?),
-                Builder::Integer(column) => column.append_option(readable(value.map(integer))?),
-                Builder::Number(column) => column.append_option(readable(value.map(number))?),
-                Builder::Bool(column) => column.append_option(value.map(|v| v == b"true")),
-                Builder::Time(column) => column.append_option(readable(value.map(|v| time_us(&v[1..v.len() - 1])))?),
+                Builder::Text(column) => column.append_option(value.map(unquoted)),
+                Builder::Integer(column) => column.append_option(readable(value, integer)?),
+                Builder::Number(column) => column.append_option(readable(value, number)?),
+                Builder::Bool(column) => column.append_option(value.map(|v| v == "true")),
+                Builder::Time(column) => column.append_option(readable(value, |v| time_us(unquoted(v).as_bytes()))?),
             }
         }
         Some(())
@@ -82,24 +82,19 @@ impl PlainColumns {
 }
 
 /// `None` where there is a value that cannot be read.
-fn readable<T>(value: Option<Option<T>>) -> Option<Option<T>> {
-    match value {
-        Some(None) => None,
-        Some(value) => Some(value),
-        None => Some(None),
-    }
+fn readable<T>(value: Option<&str>, read: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+    value.map_or(Some(None), |value| read(value).map(Some))
 }
 
-/// Without its quotes. The whole record is UTF-8, and quotes do not stand inside of a character.
-fn text(quoted: &[u8]) -> Option<&str> {
-    std::str::from_utf8(&quoted[1..quoted.len() - 1]).ok()
+fn unquoted(text: &str) -> &str {
+    &text[1..text.len() - 1]
 }
 
 /// At most 18 digits, so that it cannot be too large.
-fn integer(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text.split_first()? {
-        (b'-', digits) => (true, digits),
-        _ => (false, text),
+fn integer(text: &str) -> Option<i64> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits.as_bytes()),
+        None => (false, text.as_bytes()),
     };
     if digits.len() > 18 {
         return None;
@@ -108,8 +103,8 @@ fn integer(text: &[u8]) -> Option<i64> {
     Some(if negative { -value } else { value })
 }
 
-fn number(text: &[u8]) -> Option<f64> {
-    std::str::from_utf8(text).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
+fn number(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 /// Microseconds of `2026-11-21T18:00:00[.fraction](Z|±hh:mm)`, what is finer cut off. A leap second is none of ours.
@@ -200,9 +195,9 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_read_to_eighteen_digits() {
-        assert_eq!(integer(b"-0"), Some(0));
-        assert_eq!(integer(b"-123456789012345678"), Some(-123_456_789_012_345_678));
-        assert_eq!(integer(b"1234567890123456789"), None);
-        assert_eq!(integer(b"1.0"), None);
+        assert_eq!(integer("-0"), Some(0));
+        assert_eq!(integer("-123456789012345678"), Some(-123_456_789_012_345_678));
+        assert_eq!(integer("1234567890123456789"), None);
+        assert_eq!(integer("1.0"), None);
     }
 }

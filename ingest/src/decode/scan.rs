@@ -63,10 +63,11 @@ impl Wants {
 /// Where a column's value stands in the scanned bytes; empty where the column is missing or null.
 pub type Span = std::ops::Range<usize>;
 
-/// True when `bytes` is one flat JSON object that fits `columns`; their values are then at `spans`.
-pub fn fits(bytes: &[u8], columns: &[Column], spans: &mut [Span]) -> bool {
+/// The text of `bytes` when it is one flat JSON object that fits `columns`; their values are then at `spans`.
+pub fn fits<'a>(bytes: &'a [u8], columns: &[Column], spans: &mut [Span]) -> Option<&'a str> {
     spans.fill(0..0);
-    scan(bytes, columns, spans).is_some() && std::str::from_utf8(bytes).is_ok()
+    scan(bytes, columns, spans)?;
+    std::str::from_utf8(bytes).ok()
 }
 
 fn scan(bytes: &[u8], columns: &[Column], spans: &mut [Span]) -> Option<()> {
@@ -231,11 +232,11 @@ mod tests {
         let good =
             [r#"{"tenant":"a","n":1,"x":1.5e3,"t":"2026-11-21T18:00:00Z"}"#, r#" { "n" : -12 , "other" : true, "t" : null , "x":0 } "#, r#"{"other":[]}"#];
         let mut spans = vec![0..0; 4];
-        assert!(fits(good[0].as_bytes(), &columns(), &mut spans));
+        assert!(fits(good[0].as_bytes(), &columns(), &mut spans).is_some());
         assert_eq!(&good[0][spans[2].clone()], "1.5e3");
-        assert!(fits(good[1].as_bytes(), &columns(), &mut spans));
+        assert!(fits(good[1].as_bytes(), &columns(), &mut spans).is_some());
         assert_eq!((&good[1][spans[1].clone()], spans[3].clone(), spans[0].clone()), ("-12", 0..0, 0..0));
-        assert!(!fits(good[2].as_bytes(), &columns(), &mut spans), "nested values are for the exact check");
+        assert!(fits(good[2].as_bytes(), &columns(), &mut spans).is_none(), "nested values are for the exact check");
     }
 
     #[test]
@@ -251,7 +252,7 @@ mod tests {
                     inserted.insert(at, byte);
                     let cut = seed.as_bytes()[..at].to_vec();
                     for bytes in [replaced, inserted, cut] {
-                        if fits(&bytes, &columns(), &mut spans) {
+                        if fits(&bytes, &columns(), &mut spans).is_some() {
                             passed += 1;
                             assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_ok(), "{}", String::from_utf8_lossy(&bytes));
                         }
@@ -294,7 +295,7 @@ mod tests {
         ];
         let mut spans = vec![0..0; 4];
         for text in bad {
-            assert!(!fits(text.as_bytes(), &columns(), &mut spans), "{text}");
+            assert!(fits(text.as_bytes(), &columns(), &mut spans).is_none(), "{text}");
         }
     }
 }

@@ -135,8 +135,11 @@ impl AlertTaskOperator {
     fn command(&mut self, command: Command, time: i64, raised: &mut Raised) {
         let moment = Moment { time, by_event: true };
         let done = match command.action.as_str() {
-            "ack" => self.acknowledge(&command, moment, raised),
-            "unack" => self.take_back(&command, moment, raised),
+            "ack" => {
+                let by = Acknowledged { at: rfc3339(time), by: command.by, comment: command.comment };
+                self.acknowledge(&command.of, Some(by), moment, raised)
+            }
+            "unack" => self.acknowledge(&command.of, None, moment, raised),
             "silence" => self.silence(command, moment, raised),
             "unsilence" => {
                 let before = self.state.silences.len();
@@ -151,24 +154,14 @@ impl AlertTaskOperator {
         metrics::counter!("headend_alert_commands_total", "rule" => self.rule.name.clone(), "outcome" => outcome).increment(1);
     }
 
-    fn acknowledge(&mut self, command: &Command, moment: Moment, raised: &mut Raised) -> bool {
-        let ids = self.open_of(&command.of, |open| open.acknowledged.is_none());
+    /// Acknowledges the open alerts that fit, or takes that back.
+    fn acknowledge(&mut self, of: &Matcher, by: Option<Acknowledged>, moment: Moment, raised: &mut Raised) -> bool {
+        let ids = self.open_of(of, |open| open.acknowledged.is_some() != by.is_some());
         for id in &ids {
             let Some(open) = self.state.open.get_mut(id) else { continue };
-            open.acknowledged = Some(Acknowledged { at: rfc3339(moment.time), by: command.by.clone(), comment: command.comment.clone() });
+            open.acknowledged = by.clone();
             let standing = standing(&self.state.silences, &self.state.incidents, open);
-            self.tell(id, Action::Ack, standing, moment, raised);
-        }
-        !ids.is_empty()
-    }
-
-    fn take_back(&mut self, command: &Command, moment: Moment, raised: &mut Raised) -> bool {
-        let ids = self.open_of(&command.of, |open| open.acknowledged.is_some());
-        for id in &ids {
-            let Some(open) = self.state.open.get_mut(id) else { continue };
-            open.acknowledged = None;
-            let standing = standing(&self.state.silences, &self.state.incidents, open);
-            self.tell(id, Action::Update, standing, moment, raised);
+            self.tell(id, if by.is_some() { Action::Ack } else { Action::Update }, standing, moment, raised);
         }
         !ids.is_empty()
     }

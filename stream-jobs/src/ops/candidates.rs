@@ -2,7 +2,7 @@
 
 use super::{
     Context, Effects, Flow, OpError, Operator,
-    alert::{AlertOperator, Raised},
+    alert::{AlertOperator, Raised, candidates_schema},
 };
 use crate::{
     delta::Delta,
@@ -12,11 +12,13 @@ use crate::{
 pub struct CandidatesOperator {
     alerts: AlertOperator,
     tells: bool,
+    /// An alert task reads them.
+    is_read: bool,
 }
 
 impl CandidatesOperator {
-    pub fn new(alerts: AlertOperator, tells: bool) -> Self {
-        Self { alerts, tells }
+    pub fn new(alerts: AlertOperator, tells: bool, is_read: bool) -> Self {
+        Self { alerts, tells, is_read }
     }
 }
 
@@ -24,7 +26,7 @@ impl Operator for CandidatesOperator {
     fn process(&mut self, context: &Context<'_>, inputs: &[&Flow], effects: &mut Effects) -> Result<Delta, OpError> {
         let mut raised = Raised::default();
         self.alerts.process(context, &inputs[0].delta, &mut raised)?;
-        let candidates = raised.to_candidates()?;
+        let candidates = if self.is_read { raised.to_candidates()? } else { Delta::empty(candidates_schema()) };
         if self.tells {
             effects.raised.rows.append(&mut raised.rows);
         }
