@@ -44,6 +44,8 @@ impl Service {
         let snapshots =
             Arc::new(object_store::local::LocalFileSystem::new_with_prefix(dir).with_context(|| format!("cannot use `{}` for snapshots", dir.display()))?);
         let snapshots: Arc<dyn ObjectStore> = snapshots;
+        // Before the first task: what is counted without a recorder is lost.
+        let metrics = ws_gateway::install_metrics();
         let (job, owner, interval) = (engine.job_name.clone(), engine.owner.clone(), engine.snapshot_interval);
         create_topics(log.as_ref(), engine.partitions).await?;
         let engine = Engine::start(engine, Arc::clone(&log), Arc::clone(&snapshots), stop.clone()).await?;
@@ -54,7 +56,7 @@ impl Service {
         readiness.set_not_ready(ROOMS_CHECK, "reading the rooms' history");
         let rooms = ServedRooms::open(&log, &snapshots, &job, &owner, interval).await?;
         let (hub, caught_up) = (rooms.hub.clone(), rooms.caught_up());
-        let state = GatewayState::new(hub.clone(), gateway, readiness.clone(), ws_gateway::install_metrics())?;
+        let state = GatewayState::new(hub.clone(), gateway, readiness.clone(), metrics)?;
         state.answer_why(why);
         let feed = tokio::spawn(rooms.follow(readiness, stop.clone()));
         let web_stop = CancellationToken::new();
