@@ -15,6 +15,9 @@ use stream_jobs::{
 };
 use tracing::{error, info, warn};
 
+/// An end waits no longer for counts.
+const COUNT_MAX: Duration = Duration::from_secs(1);
+
 /// A task as it stood after the last accepted epoch.
 pub struct Recovered {
     pub task: Box<dyn Task>,
@@ -108,13 +111,30 @@ impl Lost {
 
     /// Looks through the chain; true when it says anything new.
     async fn learn(&mut self, setup: &TaskSetup) -> Result<bool, TaskError> {
-        let topic = epoch_topic(&setup.group);
-        let store = SnapshotStore::new(Arc::clone(&setup.snapshots), &setup.group, setup.partition);
-        let from = super::upkeep::first_known(&setup.log, &topic, setup.partition, &store).await?;
-        let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, from)?;
         let mut is_new = false;
-        follower.headers_to_end(|header| is_new |= header.kind == EpochKind::Skip && self.add(header)).await?;
+        known_headers(setup, |header| is_new |= header.kind == EpochKind::Skip && self.add(header)).await?;
         Ok(is_new)
+    }
+}
+
+/// The headers of the task's chain, as far back as the log has them.
+async fn known_headers(setup: &TaskSetup, each: impl FnMut(&EpochHeader)) -> Result<(), TaskError> {
+    let topic = epoch_topic(&setup.group);
+    let store = SnapshotStore::new(Arc::clone(&setup.snapshots), &setup.group, setup.partition);
+    let from = super::upkeep::first_known(&setup.log, &topic, setup.partition, &store).await?;
+    let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, from)?;
+    Ok(follower.headers_to_end(each).await?)
+}
+
+/// An end that comes before recovery does: counts what this process appended and has not seen landing.
+pub async fn count_landed(setup: &TaskSetup, counted: &Counted) {
+    let count = known_headers(setup, |header| {
+        if header.kind == EpochKind::Work {
+            counted.found(header.epoch, &header.counters);
+        }
+    });
+    if counted.has_claimed() && !matches!(tokio::time::timeout(COUNT_MAX, count).await, Ok(Ok(()))) {
+        warn!(group = setup.group, task = setup.partition, "the last epochs may be missing in the counts: the log does not answer");
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     cut::Inputs,
     dead::DeadLetters,
     feed::{Feed, InputReader},
-    recovery::{Recovered, recover},
+    recovery::{Recovered, count_landed, recover},
     why::{STATUS_EVERY, Statuses},
 };
 use ingest::log::{Log, LogError, Ownership};
@@ -93,7 +93,7 @@ pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken)
                 warn!(group = setup.group, task = setup.partition, error = %e, "starting again from the claim");
                 metrics::counter!("headend_task_fenced_total", "group" => setup.group.clone()).increment(1);
                 tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
+                    () = stop.cancelled() => {}
                     () = tokio::time::sleep(backoff) => {}
                 }
                 backoff = (backoff * 2).min(Duration::from_secs(5));
@@ -102,7 +102,7 @@ pub async fn run(setup: TaskSetup, totals: Arc<Totals>, stop: CancellationToken)
                 warn!(group = setup.group, task = setup.partition, error = %e, "log does not take it, trying again");
                 metrics::counter!("headend_task_restarts_total", "group" => setup.group.clone()).increment(1);
                 tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
+                    () = stop.cancelled() => {}
                     () = tokio::time::sleep(backoff) => {}
                 }
                 backoff = (backoff * 2).min(Duration::from_secs(5));
@@ -138,7 +138,10 @@ async fn own(setup: &TaskSetup, counted: &Counted, stop: &CancellationToken) -> 
     // What recovery has read so far is nothing that an end could lose.
     let recovered = tokio::select! {
         biased;
-        () = stop.cancelled() => return Ok(()),
+        () = stop.cancelled() => {
+            count_landed(setup, counted).await;
+            return Ok(());
+        }
         recovered = recover(setup, counted) => recovered?,
     };
     let mut owned = TaskLoop::claim(setup, recovered, counted).await?;
@@ -172,9 +175,14 @@ impl Counted {
 
     /// An epoch that recovery found on the chain. Before the first claim of this process none is its own.
     pub fn found(&self, epoch: u64, counters: &Counters) {
-        if self.epoch.load(Ordering::Acquire) > 0 {
+        if self.has_claimed() {
             self.landed(epoch, counters);
         }
+    }
+
+    /// Something on the chain may be this process's own.
+    pub fn has_claimed(&self) -> bool {
+        self.epoch.load(Ordering::Acquire) > 0
     }
 }
 
