@@ -73,8 +73,9 @@ fn random_jobs_over_random_streams_equal_the_naive_calculation() {
     for seed in seed..seed + pairs {
         let job = generate(seed, &Features::all());
         rows += job.streams().iter().map(|stream| stream.records.len()).sum::<usize>();
+        let tasks = tasks_of(&job);
         for way in ways(seed) {
-            if let Some(difference) = runtime.block_on(difference(&job, &way)) {
+            if let Some(difference) = runtime.block_on(difference(&job, &tasks, &way)) {
                 different.push(seed);
                 println!("seed {seed}, {way:?}: {difference}");
                 report(&runtime, job, &way, seed);
@@ -95,7 +96,7 @@ fn report(runtime: &tokio::runtime::Runtime, mut job: Job, way: &Way, seed: u64)
             if tries > SHRINKS_MAX {
                 break 'smaller;
             }
-            let differs = runtime.block_on(difference(&smaller, way)).is_some_and(|why| !why.starts_with("refused"));
+            let differs = runtime.block_on(difference(&smaller, &tasks_of(&smaller), way)).is_some_and(|why| !why.starts_with("refused"));
             if differs {
                 job = smaller;
                 continue 'smaller;
@@ -103,7 +104,7 @@ fn report(runtime: &tokio::runtime::Runtime, mut job: Job, way: &Way, seed: u64)
         }
         break;
     }
-    println!("smaller: {:?}", runtime.block_on(difference(&job, way)));
+    println!("smaller: {:?}", runtime.block_on(difference(&job, &tasks_of(&job), way)));
     for (name, text) in job.to_case_files() {
         println!("-- {name}\n{text}");
         if let Some(folder) = std::env::var_os("HEADEND_KEEP") {
@@ -114,19 +115,29 @@ fn report(runtime: &tokio::runtime::Runtime, mut job: Job, way: &Way, seed: u64)
     }
 }
 
+fn config(job: &Job, view: &str) -> EngineConfig {
+    let mut config = EngineConfig::new("random", job.sql());
+    config.appended_us = Some(schemas::clock::parse_rfc3339("2024-06-01T00:00:00Z").unwrap());
+    config.wanted = vec![view.to_owned()];
+    config
+}
+
+/// The job's tasks by hand: it is planned once for all the ways.
+fn tasks_of(job: &Job) -> Result<ByHand, String> {
+    ByHand::new(config(job, job.output())).map_err(|error| format!("refused: {error}\n{}", job.sql()))
+}
+
 /// What comes out other than the calculation says; none where they agree.
-async fn difference(job: &Job, way: &Way) -> Option<String> {
+async fn difference(job: &Job, tasks: &Result<ByHand, String>, way: &Way) -> Option<String> {
     let partitions = match way {
         Way::Engine { partitions, .. } => *partitions,
         Way::ByHand(cuts) => cuts.partitions,
     };
     let expected = job.expected(&|key| partition_of(key.as_bytes(), partitions));
-    let mut config = EngineConfig::new("random", job.sql());
-    config.appended_us = Some(schemas::clock::parse_rfc3339("2024-06-01T00:00:00Z").unwrap());
-    config.wanted = vec![expected.view.clone()];
-    let told = match way {
-        Way::Engine { rows, crash_every, .. } => by_engine(job, config, (*rows, *crash_every, partitions), &expected.view).await,
-        Way::ByHand(cuts) => by_hand(job, config, cuts, &expected.view),
+    let told = match (way, tasks) {
+        (_, Err(refused)) => Err(refused.clone()),
+        (Way::Engine { rows, crash_every, .. }, _) => by_engine(job, config(job, &expected.view), (*rows, *crash_every, partitions), &expected.view).await,
+        (Way::ByHand(cuts), Ok(tasks)) => by_hand(job, tasks, cuts, &expected.view),
     };
     let (rows, late) = match told {
         Ok(told) => told,
@@ -151,8 +162,7 @@ async fn difference(job: &Job, way: &Way) -> Option<String> {
 type Told = Result<(Vec<Value>, Option<u64>), String>;
 
 /// Tables first, then the streams by turns, as many rows of each as it has.
-fn by_hand(job: &Job, config: EngineConfig, cuts: &Cuts, view: &str) -> Told {
-    let tasks = ByHand::new(config).map_err(|error| format!("refused: {error}\n{}", job.sql()))?;
+fn by_hand(job: &Job, tasks: &ByHand, cuts: &Cuts, view: &str) -> Told {
     let mut rows: Vec<((bool, usize), Row)> = Vec::new();
     for stream in job.streams() {
         let Some(source) = tasks.job().sources.iter().position(|source| source.name == stream.source) else { continue };
