@@ -75,6 +75,9 @@ pub struct ConfigArg {
 pub struct RunArgs {
     #[command(flatten)]
     pub config: ConfigArg,
+    /// Build a changed job out of the log from its beginning, beside the one that serves until it has caught up.
+    #[arg(long)]
+    pub from_beginning: bool,
 }
 
 #[derive(Debug, Args)]

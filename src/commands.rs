@@ -4,6 +4,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod import;
+mod rebuild;
 pub mod run;
 pub mod schema;
 pub mod skip;
@@ -48,8 +49,7 @@ impl JobError {
 /// Reads and plans a job; it is called what its file is called.
 pub fn plan_file(file: &Path, functions: &FunctionContext) -> Result<Job, JobError> {
     let text = std::fs::read_to_string(file).map_err(|source| JobError::Unreadable { file: file.to_owned(), source })?;
-    let name = file.file_stem().unwrap_or_default().to_string_lossy();
-    plan_job(&name, &text, functions).map_err(|fault| JobError::Sql { file: file.to_owned(), fault: Box::new(fault) })
+    plan_job(&run::job_name(file), &text, functions).map_err(|fault| JobError::Sql { file: file.to_owned(), fault: Box::new(fault) })
 }
 
 /// What a job's functions need: the churn model, where there is one.

@@ -1,6 +1,11 @@
 //! Errors become exit codes here and nowhere else; the text on standard error too.
 
-use crate::{commands::JobError, config::ConfigError, engine::TaskError, import::ImportError};
+use crate::{
+    commands::JobError,
+    config::ConfigError,
+    engine::{TaskError, versions::ChangeError},
+    import::ImportError,
+};
 use ingest::log::LogError;
 use std::io;
 
@@ -41,6 +46,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         || cause.is::<crate::commands::topics::Misfits>()
         || cause.is::<JobError>()
         || cause.is::<stream_jobs::sql::SqlError>()
+        || cause.is::<ChangeError>()
         || matches!(cause.downcast_ref(), Some(ImportError::Mapping { .. }))
         || matches!(cause.downcast_ref(), Some(LogError::PartitionsDiffer { .. } | LogError::TopicDiffers { .. } | LogError::Setting { .. }));
     if configuration {
@@ -82,6 +88,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(e) = cause.downcast_ref::<JobError>() {
         return e.hint();
+    }
+    if cause.is::<ChangeError>() {
+        return Some("nothing was touched; `headend run --from-beginning` builds the job anew out of the log, while the one before goes on serving".to_owned());
     }
     if let Some(e) = cause.downcast_ref::<ImportError>() {
         return e.hint();

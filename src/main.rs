@@ -49,7 +49,7 @@ async fn run(command: Command, stop: CancellationToken) -> anyhow::Result<()> {
         Command::Topics(command) => commands::topics::run(&command).await,
         Command::Tasks(args) => commands::tasks::run(&args).await,
         Command::Skip(args) => commands::skip::run(&args).await,
-        Command::Check(args) => commands::check::run(&args),
+        Command::Check(args) => commands::check::run(&args).await,
         Command::Explain(args) => commands::explain::run(&args),
         Command::Schema(args) => commands::schema::run(&args),
         Command::Token(args) => commands::token::run(&args),

@@ -9,6 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod bad_input;
 mod by_hand;
 mod cases;
+mod changes;
 mod cli;
 mod damage;
 mod demand;

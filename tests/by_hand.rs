@@ -171,6 +171,7 @@ impl Driven {
             now_ms: clock.now_ms,
             watermark: output.watermark,
             watermarks: output.watermarks,
+            begins: std::collections::BTreeMap::new(),
             appended_us: output.appended_us,
             versions: Versions::default(),
             counters: output.counters,

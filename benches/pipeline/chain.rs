@@ -138,6 +138,7 @@ impl Driven {
             now_ms: 0,
             watermark: output.watermark,
             watermarks: output.watermarks,
+            begins: std::collections::BTreeMap::new(),
             appended_us: output.appended_us,
             versions: Versions::default(),
             counters: output.counters,

@@ -96,6 +96,9 @@ pub struct Versions {
     pub sql: String,
     /// Versions of the models that the job's functions use, in name order.
     pub models: Vec<String>,
+    /// Which version of the job this is, counted from 1; a job that is changed back is a version of its own.
+    #[serde(default)]
+    pub number: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +155,10 @@ pub struct EpochHeader {
     /// Watermarks of the views whose rows leave in this task's records; a view's may be ahead of the task's.
     #[serde(default)]
     pub watermarks: std::collections::BTreeMap<String, i64>,
+    /// In the claim of a changed job: views that are new in it and whose windows another level puts together, with the time (UTC
+    /// microseconds) of the newest row that came before them. Windows that may hold such rows are not told.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub begins: std::collections::BTreeMap<String, i64>,
     /// The earliest append time (UTC microseconds) among the source records that this epoch stands on.
     pub appended_us: Option<i64>,
     pub versions: Versions,

@@ -13,7 +13,11 @@ pub const RUN: &str = "\
 Examples:
   headend run -c headend.toml
   HEADEND_GATEWAY_LISTEN=127.0.0.1:9000 headend run -c headend.toml
-  headend --log info,ingest=debug --log-style json run";
+  headend --log info,ingest=debug --log-style json run
+  headend run --from-beginning
+
+A job whose SQL was changed goes on with the state that it has where that fits; `headend check` says what a change would do. Where it
+does not fit, nothing is touched, and --from-beginning builds the job anew while the one before goes on serving.";
 
 pub const TRY: &str = "\
 Examples:

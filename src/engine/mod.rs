@@ -8,6 +8,7 @@ pub mod recovery;
 pub mod runner;
 pub mod task_loop;
 pub mod upkeep;
+pub mod versions;
 pub mod why;
 
 pub use runner::{Engine, EngineConfig, EngineError};
@@ -35,11 +36,13 @@ pub enum TaskError {
     #[error("epoch {epoch} of `{group}/{task}` came out differently when it was run again: {found}, recorded {recorded}; this is a bug, nothing was written")]
     Diverged { group: String, task: u32, epoch: u64, found: String, recorded: String },
     #[error(
-        "`{group}/{task}` was recorded by other versions ({recorded}, now {running}) and comes out differently; start a new directory or restore the old version"
+        "`{group}/{task}` was recorded by versions that are not known here ({recorded}, now {running}); start the newest version of the job, or with the engine that it ran on"
     )]
     OtherVersion { group: String, task: u32, recorded: String, running: String },
     #[error("lost the task: a foreign record stands at `{topic}/{partition}@{offset}`")]
     Fenced { topic: String, partition: u32, offset: u64 },
+    #[error("{0}")]
+    Version(String),
     /// Dropped without warning on purpose (`--crash-every`).
     #[error("crashed on purpose")]
     Crash,

@@ -5,11 +5,13 @@ use super::{
     chain::is_on_chain,
     feed::{InputDecoder, InputReader},
     task_loop::{Counted, TaskSetup},
+    versions::JobVersion,
 };
 use ingest::LogError;
 use schemas::{AcceptedEpoch, ChainPosition, CutRange, EpochHeader, EpochKind, EpochRecord, Versions, epoch::output_hash};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use stream_jobs::{
+    plan::SourceSpec,
     snapshot::{SnapshotError, SnapshotStore},
     task::{Content, EpochInput, InputCut, InputSpec, Task, epoch_topic},
 };
@@ -28,6 +30,10 @@ pub struct Recovered {
     pub told: super::task_loop::Told,
     /// Some of what it took is lost, and was given up.
     pub by_skip: bool,
+    /// The version of the job that the task is of.
+    version: Arc<JobVersion>,
+    /// The task has taken over from an older version, and no claim says so yet: what other levels must know of it.
+    pub taken_over: Option<BTreeMap<String, i64>>,
 }
 
 pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, TaskError> {
@@ -53,7 +59,6 @@ pub async fn recover(setup: &TaskSetup, counted: &Counted) -> Result<Recovered, 
 async fn replay(setup: &TaskSetup, counted: &Counted, lost: &mut Lost) -> Result<Option<Recovered>, TaskError> {
     let totals = &counted.totals;
     let mut recovered = from_snapshot(setup, totals).await?;
-    let specs = recovered.task.inputs().to_vec();
     let topic = epoch_topic(&setup.group);
     let mut follower = super::chain::ChainFollower::new(&setup.log, &topic, setup.partition, recovered.position)?;
     let (mut rerun, mut unverified) = (0, 0);
@@ -61,10 +66,21 @@ async fn replay(setup: &TaskSetup, counted: &Counted, lost: &mut Lost) -> Result
         let (epochs, caught_up) = follower.next_epochs(super::chain::EPOCHS_AT_ONCE, Duration::ZERO).await?;
         for epoch in &epochs {
             let header = &epoch.record.header;
+            // What a person has appended is of no version.
+            if header.kind != EpochKind::Skip && header.versions != recovered.version.versions {
+                let version = setup.history.find(&header.versions).ok_or_else(|| other_version(setup, &header.versions))?;
+                if header.epoch == 1 {
+                    recovered = unused(setup, version).await?;
+                } else {
+                    take_over(setup, &mut recovered, version).await?;
+                    recovered.taken_over = None;
+                    recovered.inputs = header.cut.iter().map(|range| range.to).collect();
+                }
+            }
             match header.kind {
                 EpochKind::Claim => {}
                 EpochKind::Skip if lost.add(header) => return Ok(None),
-                EpochKind::Skip => skip(&specs, &mut recovered.inputs, &header.cut),
+                EpochKind::Skip => skip(recovered.task.inputs(), &mut recovered.inputs, &header.cut),
                 EpochKind::Work => {
                     let is_verified = run_again(setup, &mut recovered, epoch, totals, lost).await?;
                     counted.found(header.epoch, &header.counters);
@@ -78,6 +94,13 @@ async fn replay(setup: &TaskSetup, counted: &Counted, lost: &mut Lost) -> Result
         }
     }
     recovered.position = follower.position();
+    if let Some(current) = setup.history.current().filter(|current| !Arc::ptr_eq(current, &recovered.version)) {
+        if recovered.position.epoch == 0 {
+            recovered = unused(setup, current).await?;
+        } else {
+            take_over(setup, &mut recovered, current).await?;
+        }
+    }
     Totals::add(&totals.ignored, follower.ignored());
     if unverified > 0 {
         warn!(group = setup.group, task = setup.partition, epochs = unverified, "ran again without offsets that are gone and were given up: not compared");
@@ -166,10 +189,8 @@ async fn from_snapshot(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, 
         for path in store.list().await? {
             match store.read(&path).await {
                 Ok((manifest, parts)) if is_on_chain(&setup.log, &topic, setup.partition, &manifest.position).await? => {
-                    if manifest.versions != setup.versions {
-                        return Err(other_version(setup, &manifest.versions));
-                    }
-                    let mut task = (setup.build)()?;
+                    let version = setup.history.find(&manifest.versions).ok_or_else(|| other_version(setup, &manifest.versions))?;
+                    let mut task = (setup.build)(&version.config)?;
                     task.restore(parts)?;
                     return Ok(Recovered {
                         task,
@@ -177,6 +198,8 @@ async fn from_snapshot(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, 
                         inputs: manifest.inputs,
                         told: super::task_loop::Told::default(),
                         by_skip: false,
+                        version: Arc::clone(version),
+                        taken_over: None,
                     });
                 }
                 Ok((manifest, _)) => {
@@ -199,9 +222,67 @@ async fn from_snapshot(setup: &TaskSetup, totals: &Totals) -> Result<Recovered, 
         }
         break;
     }
-    let task = (setup.build)()?;
-    let inputs = vec![0; task.inputs().len()];
-    Ok(Recovered { task, position: ChainPosition::default(), inputs, told: super::task_loop::Told::default(), by_skip: false })
+    let current = setup.history.current().ok_or_else(|| TaskError::Version("no version of the job is known".to_owned()))?;
+    unused(setup, current).await
+}
+
+/// A task that has taken nothing yet.
+async fn unused(setup: &TaskSetup, version: &Arc<JobVersion>) -> Result<Recovered, TaskError> {
+    let task = (setup.build)(&version.config)?;
+    let mut inputs = Vec::new();
+    for spec in task.inputs() {
+        inputs.push(beginning(setup, spec).await?);
+    }
+    let (position, told) = (ChainPosition::default(), super::task_loop::Told::default());
+    Ok(Recovered { task, position, inputs, told, by_skip: false, version: Arc::clone(version), taken_over: None })
+}
+
+/// Where an input begins that was not read before: at the first record that the log has. Of a chain whose first records are deleted it is
+/// the one that the oldest snapshot stands on, which is known to be on the chain.
+async fn beginning(setup: &TaskSetup, spec: &InputSpec) -> Result<u64, TaskError> {
+    let (topic, partition) = spec.place();
+    match spec {
+        InputSpec::Source { .. } => Ok(setup.log.start(&topic, partition).await?),
+        InputSpec::Epochs { group, .. } => {
+            let store = SnapshotStore::new(Arc::clone(&setup.snapshots), group, partition);
+            let known = super::upkeep::first_known(&setup.log, &topic, partition, &store).await?;
+            Ok(known.next_offset.saturating_sub(1))
+        }
+    }
+}
+
+/// Hands the task's state over to that of a later version, step by step.
+async fn take_over(setup: &TaskSetup, recovered: &mut Recovered, to: &Arc<JobVersion>) -> Result<(), TaskError> {
+    let told = |e: super::runner::StartError| TaskError::Version(e.to_string());
+    let mut begins = BTreeMap::new();
+    for (version, change) in setup.history.steps(&recovered.version, to).map_err(told)? {
+        let before = recovered.task.inputs().to_vec();
+        let mut parts = BTreeMap::new();
+        for (name, frozen) in recovered.task.freeze()? {
+            parts.insert(name, frozen()?);
+        }
+        let ended = recovered.task.end(&change)?;
+        let mut task = (setup.build)(&version.config)?;
+        begins.extend(task.take_over(parts, ended, &change)?);
+        let job = version.job().map_err(|e| TaskError::Version(e.to_string()))?;
+        let goes_on = |spec: &InputSpec| match spec {
+            InputSpec::Source { source, .. } => change.source_goes_on(&job.sources[*source].name),
+            InputSpec::Epochs { .. } => true,
+        };
+        let mut inputs = Vec::new();
+        for spec in task.inputs() {
+            let was = before.iter().position(|b| b.place() == spec.place()).filter(|_| goes_on(spec));
+            inputs.push(match was {
+                Some(was) => recovered.inputs[was],
+                None => beginning(setup, spec).await?,
+            });
+        }
+        (recovered.task, recovered.inputs) = (task, inputs);
+        info!(group = setup.group, task = setup.partition, version = version.versions.sql, "took over from the version before");
+    }
+    recovered.version = Arc::clone(to);
+    recovered.taken_over = Some(begins);
+    Ok(())
 }
 
 fn other_version(setup: &TaskSetup, recorded: &Versions) -> TaskError {
@@ -213,11 +294,11 @@ fn shown(v: &Versions) -> String {
 }
 
 /// What `epoch` took from an input: out of its own record where that has it, else out of the log.
-async fn taken(setup: &TaskSetup, spec: &InputSpec, range: &CutRange, epoch: &EpochRecord) -> Result<Content, TaskError> {
-    if let Some(copied) = InputDecoder::new(spec, &setup.sources, setup.partitions)?.copied(epoch, range.from, range.to)? {
+async fn taken(setup: &TaskSetup, sources: &[SourceSpec], spec: &InputSpec, range: &CutRange, epoch: &EpochRecord) -> Result<Content, TaskError> {
+    if let Some(copied) = InputDecoder::new(spec, sources, setup.partitions)?.copied(epoch, range.from, range.to)? {
         return Ok(copied);
     }
-    let mut reader = InputReader::new(&setup.log, spec, &setup.sources, setup.partitions, range.from, setup.appended_us)?;
+    let mut reader = InputReader::new(&setup.log, spec, sources, setup.partitions, range.from, setup.appended_us)?;
     Ok(reader.read_range(range.from, range.to).await?.content)
 }
 
@@ -226,10 +307,14 @@ async fn taken(setup: &TaskSetup, spec: &InputSpec, range: &CutRange, epoch: &Ep
 async fn run_again(setup: &TaskSetup, recovered: &mut Recovered, epoch: &AcceptedEpoch, totals: &Totals, lost: &Lost) -> Result<bool, TaskError> {
     let header = &epoch.record.header;
     let specs = recovered.task.inputs().to_vec();
+    let job = recovered.version.job().map_err(|e| TaskError::Version(e.to_string()))?;
     let mut inputs = Vec::with_capacity(specs.len());
     for (i, (spec, range)) in specs.iter().zip(&header.cut).enumerate() {
-        let content =
-            if range.from == range.to || lost.before(range, header.epoch) { Content::Nothing } else { taken(setup, spec, range, &epoch.record).await? };
+        let content = if range.from == range.to || lost.before(range, header.epoch) {
+            Content::Nothing
+        } else {
+            taken(setup, &job.sources, spec, range, &epoch.record).await?
+        };
         recovered.inputs[i] = range.to;
         inputs.push(InputCut { from: range.from, to: range.to, caught_up: range.caught_up, content });
     }
@@ -240,7 +325,7 @@ async fn run_again(setup: &TaskSetup, recovered: &mut Recovered, epoch: &Accepte
     }
     let found = output_hash(&output.outputs);
     if found != header.output_hash {
-        if header.versions != setup.versions {
+        if header.versions.engine != setup.versions.engine {
             return Err(other_version(setup, &header.versions));
         }
         return Err(TaskError::Diverged {

@@ -5,6 +5,7 @@ use super::{
     chain::ChainFollower,
     task_loop::{self, BuildTask, TaskSetup},
     upkeep::{self, Reader, Upkeep},
+    versions::{ChangeError, JobHistory, versions},
     why::Statuses,
 };
 use ingest::log::{Log, LogError, Ownership, TopicSpec};
@@ -32,7 +33,10 @@ use tokio_util::sync::CancellationToken;
 /// What an engine is told; paths and addresses are the caller's.
 #[derive(Clone)]
 pub struct EngineConfig {
+    /// A job that was built anew has the number of the build in its name.
     pub job_name: String,
+    /// How often the job was built from the beginning of its log, counted from 1.
+    pub build: u64,
     pub sql: String,
     pub models: BTreeMap<String, Arc<models::ChurnModel>>,
     pub partitions: u32,
@@ -60,6 +64,7 @@ impl EngineConfig {
     pub fn new(job_name: impl Into<String>, sql: impl Into<String>) -> Self {
         Self {
             job_name: job_name.into(),
+            build: 1,
             sql: sql.into(),
             models: BTreeMap::new(),
             partitions: 1,
@@ -119,6 +124,12 @@ pub enum StartError {
     Sink(#[from] sinks::SinkError),
     #[error("{0}")]
     Chain(#[from] super::chain::ChainError),
+    #[error("{0}")]
+    Change(#[from] ChangeError),
+    #[error("cannot read what the job was: {0}")]
+    Store(#[from] object_store::Error),
+    #[error("cannot read what the job was: `{file}`: {reason}")]
+    KeptJob { file: String, reason: String },
 }
 
 /// A running engine.
@@ -144,6 +155,7 @@ impl Engine {
     /// Plans the job, creates its topics, and starts its tasks and sinks.
     pub async fn start(config: EngineConfig, log: Arc<dyn Log>, snapshots: Arc<dyn ObjectStore>, stop: CancellationToken) -> Result<Self, StartError> {
         let (job, _) = config.plan()?;
+        let history = Arc::new(JobHistory::open(&config, &job, snapshots.as_ref()).await?);
         for topic in config.topics(&job) {
             log.create_topic(&topic).await?;
         }
@@ -152,11 +164,12 @@ impl Engine {
         for group in groups(&config, &job) {
             if let Some(dir) = &config.sink_dir {
                 // A wrong option of a sink is an error of the start.
-                sinks_of(&job, group.level, dir)?;
+                sinks_of(&config, &job, group.level, dir)?;
             }
             let shared = Shared {
                 config: config.clone(),
                 job: Arc::clone(&job),
+                history: Arc::clone(&history),
                 log: Arc::clone(&log),
                 snapshots: Arc::clone(&snapshots),
                 totals: Arc::clone(&totals),
@@ -207,18 +220,9 @@ async fn watch_partitions(log: Arc<dyn Log>, topics: Vec<TopicSpec>, stop: Cance
     }
 }
 
-fn versions(config: &EngineConfig, job: &Job) -> Versions {
-    Versions {
-        engine: env!("CARGO_PKG_VERSION").to_owned(),
-        sql: job.sql_hash.clone(),
-        models: config.models.iter().map(|(name, m)| format!("{name}-{}", m.version)).collect(),
-    }
-}
-
 /// A task is built from the SQL each time: its expressions carry its own `now()`.
-fn build_level(config: &EngineConfig, level: u8, partition: u32) -> BuildTask {
-    let config = config.clone();
-    Arc::new(move || {
+fn build_level(level: u8, partition: u32) -> BuildTask {
+    Arc::new(move |config| {
         let (job, now_us) = config.plan().map_err(|e| stream_jobs::ops::OpError::Broken(e.to_string()))?;
         let set_now = Arc::new(move |us| now_us.store(us, Ordering::Relaxed));
         let task = LevelTask::new(&job, level, partition, config.level_partitions(), &config.wanted, set_now)?;
@@ -226,9 +230,8 @@ fn build_level(config: &EngineConfig, level: u8, partition: u32) -> BuildTask {
     })
 }
 
-fn build_rooms(config: &EngineConfig) -> BuildTask {
-    let config = config.clone();
-    Arc::new(move || {
+fn build_rooms() -> BuildTask {
+    Arc::new(move |config| {
         let (job, _) = config.plan().map_err(|e| stream_jobs::ops::OpError::Broken(e.to_string()))?;
         Ok(Box::new(RoomsTask::new(&job, 0, config.level_partitions(), 1)?) as Box<dyn Task>)
     })
@@ -246,8 +249,8 @@ impl Group {
         self.level.map_or(1, |level| config.level_partitions().of(level))
     }
 
-    fn build(&self, config: &EngineConfig, task: u32) -> BuildTask {
-        self.level.map_or_else(|| build_rooms(config), |level| build_level(config, level, task))
+    fn build(&self, task: u32) -> BuildTask {
+        self.level.map_or_else(build_rooms, |level| build_level(level, task))
     }
 }
 
@@ -284,8 +287,8 @@ pub fn skippers(config: &EngineConfig, job: &Job) -> Result<Vec<Skipper>, TaskEr
     let mut all = Vec::new();
     for level in levels(job) {
         for task in 0..config.level_partitions().of(level) {
-            let inputs = build_level(config, level, task)()?.inputs().to_vec();
-            let (owner, versions) = (format!("{} (skip)", config.owner), versions(config, job));
+            let inputs = build_level(level, task)(config)?.inputs().to_vec();
+            let (owner, versions) = (format!("{} (skip)", config.owner), versions(config, job, 0));
             all.push(Skipper { group: level_group(&job.name, level), task, inputs, owner, versions });
         }
     }
@@ -293,15 +296,16 @@ pub fn skippers(config: &EngineConfig, job: &Job) -> Result<Vec<Skipper>, TaskEr
 }
 
 /// The sinks of a level's views; the room tasks (`None`) have none. Each keeps its own cursor, so a slow one holds nobody back.
-pub(super) fn sinks_of(job: &Job, level: Option<u8>, dir: &std::path::Path) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
+pub(super) fn sinks_of(config: &EngineConfig, job: &Job, level: Option<u8>, dir: &std::path::Path) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
     let of_group = job.sinks.iter().filter(|s| s.connector != "room" && Some(job.views[s.view].level) == level);
-    of_group.map(|spec| sinks::build(&sink_options(spec, job, dir))).collect()
+    of_group.map(|spec| sinks::build(&sink_options(config, spec, job, dir))).collect()
 }
 
 /// What every group of tasks works with.
 struct Shared {
     config: EngineConfig,
     job: Arc<Job>,
+    history: Arc<JobHistory>,
     log: Arc<dyn Log>,
     snapshots: Arc<dyn ObjectStore>,
     totals: Arc<Totals>,
@@ -372,7 +376,7 @@ impl Shared {
         let (setup, totals, task_stop) = (self.setup(group, ownership, partition), Arc::clone(&self.totals), stop.clone());
         work.spawn(async move { Ok(task_loop::run(setup, totals, task_stop).await?) });
         if let Some(dir) = &self.config.sink_dir {
-            for sink in sinks_of(&self.job, group.level, dir)? {
+            for sink in sinks_of(&self.config, &self.job, group.level, dir)? {
                 let source = ChainFollower::new(&self.log, &epoch_topic(&group.name), partition, ChainPosition::default()).map_err(TaskError::from)?;
                 let (snapshots, stop) = (SnapshotStore::new(Arc::clone(&self.snapshots), &group.name, partition), stop.clone());
                 let (log, topic) = (Arc::clone(&self.log), epoch_topic(&group.name));
@@ -405,7 +409,7 @@ impl Shared {
     fn upkeep(&self, group: &Group, partition: u32, interval: Duration) -> Upkeep {
         let config = &self.config;
         let others = groups(config, &self.job).into_iter().filter(|g| g.name != group.name && group.level.is_some());
-        let readers = others.flat_map(|g| (0..g.tasks(config)).map(move |task| Reader { group: g.name.clone(), task, build: g.build(config, task) }));
+        let readers = others.flat_map(|g| (0..g.tasks(config)).map(move |task| Reader { group: g.name.clone(), task, build: g.build(task) }));
         Upkeep {
             group: group.name.clone(),
             level: group.level,
@@ -414,6 +418,7 @@ impl Shared {
             log: Arc::clone(&self.log),
             snapshots: Arc::clone(&self.snapshots),
             readers: readers.collect(),
+            config: config.clone(),
             sink_dir: config.sink_dir.clone(),
             interval,
         }
@@ -426,12 +431,13 @@ impl Shared {
             partition,
             partitions: config.partitions,
             owner: config.owner.clone(),
-            build: group.build(config, partition),
+            build: group.build(partition),
+            history: Arc::clone(&self.history),
             log: Arc::clone(&self.log),
             ownership: Arc::clone(ownership),
             snapshots: Arc::clone(&self.snapshots),
             sources: Arc::new(self.job.sources.clone()),
-            versions: versions(config, &self.job),
+            versions: self.history.current().map(|v| v.versions.clone()).unwrap_or_default(),
             rows_max: config.rows_max,
             cut_min: config.cut_min,
             inflight: config.inflight,
@@ -445,15 +451,26 @@ impl Shared {
     }
 }
 
-/// A sink as the `sinks` crate takes it; `check` builds it too, without touching anything.
-pub fn sink_options(spec: &stream_jobs::plan::SinkSpec, job: &Job, dir: &std::path::Path) -> sinks::SinkOptions {
+/// A sink as the `sinks` crate takes it; `check` builds it too, without touching anything. Each build of a job has cursors of its own, and
+/// files in a folder of its own.
+pub fn sink_options(config: &EngineConfig, spec: &stream_jobs::plan::SinkSpec, job: &Job, dir: &std::path::Path) -> sinks::SinkOptions {
     let view = &job.views[spec.view];
-    sinks::SinkOptions {
+    let mut options = sinks::SinkOptions {
         name: spec.name.clone(),
         view: view.name.clone(),
         connector: spec.connector.clone(),
         options: spec.options.clone(),
         base_dir: dir.to_owned(),
         schema: Some(Arc::clone(&view.schema)),
+    };
+    if config.build > 1 && spec.connector == "parquet" {
+        let folder = spec.options.get("path").unwrap_or(&spec.name);
+        options.options.insert("path".to_owned(), format!("{folder}/build={}", config.build));
+    } else if config.build > 1 {
+        if spec.connector == "kafka" {
+            options.options.entry("topic".to_owned()).or_insert_with(|| spec.name.clone());
+        }
+        options.name = format!("{}.build{}", spec.name, config.build);
     }
+    options
 }

@@ -5,11 +5,12 @@
 //! to the partition: the loop stops and starts again from the claim.
 
 use super::{
-    TaskError, Totals,
+    EngineConfig, TaskError, Totals,
     cut::Inputs,
     dead::DeadLetters,
     feed::{Feed, InputReader},
     recovery::{Recovered, count_landed, recover},
+    versions::JobHistory,
     why::{STATUS_EVERY, Statuses},
 };
 use ingest::log::{Log, LogError, Ownership};
@@ -42,7 +43,8 @@ const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 const WATERMARK_EVERY: Duration = Duration::from_secs(1);
 const SNAPSHOTS_KEPT: usize = 2;
 
-pub type BuildTask = Arc<dyn Fn() -> Result<Box<dyn Task>, OpError> + Send + Sync>;
+/// Builds the task out of a version of its job.
+pub type BuildTask = Arc<dyn Fn(&EngineConfig) -> Result<Box<dyn Task>, OpError> + Send + Sync>;
 
 /// Everything that a task's loop is told.
 #[derive(Clone)]
@@ -53,10 +55,12 @@ pub struct TaskSetup {
     pub partitions: u32,
     pub owner: String,
     pub build: BuildTask,
+    pub history: Arc<JobHistory>,
     pub log: Arc<dyn Log>,
     /// Membership in the group that shares the tasks of this level.
     pub ownership: Arc<dyn Ownership>,
     pub snapshots: Arc<dyn ObjectStore>,
+    /// Of the version that runs.
     pub sources: Arc<Vec<SourceSpec>>,
     pub versions: Versions,
     pub rows_max: usize,
@@ -210,12 +214,20 @@ struct TaskLoop<'a> {
 impl<'a> TaskLoop<'a> {
     /// Reads to the end (done by recovery), confirms the ownership, appends an empty epoch and sees it win.
     async fn claim(setup: &'a TaskSetup, recovered: Recovered, counted: &Counted) -> Result<Self, TaskError> {
-        let Recovered { task, mut position, inputs, told, by_skip: recovered_by_skip } = recovered;
+        let Recovered { task, mut position, inputs, told, by_skip: recovered_by_skip, taken_over, .. } = recovered;
+        let specs = task.inputs().to_vec();
         let topic = epoch_topic(&setup.group);
         if !setup.ownership.confirm(setup.partition, position.next_offset).await? {
             return Err(TaskError::Fenced { topic, partition: setup.partition, offset: position.next_offset });
         }
-        let claim = EpochRecord { header: header(setup, &position, EpochKind::Claim), outputs: Vec::new() };
+        let mut header = header(setup, &position, EpochKind::Claim);
+        let is_changed = taken_over.is_some();
+        if let Some(begins) = taken_over {
+            // A recovery makes the same change with the same inputs.
+            header.cut = specs.iter().zip(&inputs).map(|(spec, at)| range_of(spec, *at, *at, false)).collect();
+            header.begins = begins;
+        }
+        let claim = EpochRecord { header, outputs: Vec::new() };
         let id = claim.header.id;
         let appended = setup.log.append(&topic, setup.partition, vec![record(&claim)?]).await?;
         if appended.base_offset != position.next_offset {
@@ -223,7 +235,6 @@ impl<'a> TaskLoop<'a> {
         }
         position = ChainPosition { next_offset: appended.base_offset + 1, epoch: position.epoch + 1, id };
         counted.claimed(position.epoch);
-        let specs = task.inputs().to_vec();
         let bell = Arc::new(Notify::new());
         let mut feeds = Vec::new();
         for (spec, from) in specs.iter().zip(&inputs) {
@@ -246,8 +257,8 @@ impl<'a> TaskLoop<'a> {
             dead_letters: DeadLetters::default(),
             totals: Arc::clone(&counted.totals),
             epochs_run: 0,
-            // What was recovered around lost offsets is soon not to be recovered again.
-            snapshot_at: (if recovered_by_skip { 0 } else { position.epoch }, Instant::now()),
+            // What was recovered around lost offsets, or by an older version, is soon not to be recovered again.
+            snapshot_at: (if recovered_by_skip || is_changed { 0 } else { position.epoch }, Instant::now()),
             snapshot_busy: Arc::new(AtomicBool::new(false)),
         })
     }
@@ -316,14 +327,7 @@ impl<'a> TaskLoop<'a> {
     }
 
     fn ranges(&self, input: &EpochInput) -> (Vec<CutRange>, bool) {
-        let range = |(spec, cut): (&InputSpec, &stream_jobs::task::InputCut)| {
-            let (topic, partition) = match spec {
-                InputSpec::Source { topic, partition, .. } => (topic.clone(), *partition),
-                InputSpec::Epochs { group, partition } => (epoch_topic(group), *partition),
-            };
-            CutRange { topic, partition, from: cut.from, to: cut.to, caught_up: cut.caught_up }
-        };
-        let cut: Vec<CutRange> = self.specs.iter().zip(&input.inputs).map(range).collect();
+        let cut: Vec<CutRange> = self.specs.iter().zip(&input.inputs).map(|(spec, cut)| range_of(spec, cut.from, cut.to, cut.caught_up)).collect();
         let took = cut.iter().any(|c| c.to > c.from);
         (cut, took)
     }
@@ -408,6 +412,11 @@ impl<'a> TaskLoop<'a> {
         info!(group = self.setup.group, task = self.setup.partition, epoch = self.position.epoch, "stopped");
         Ok(())
     }
+}
+
+fn range_of(spec: &InputSpec, from: u64, to: u64, caught_up: bool) -> CutRange {
+    let (topic, partition) = spec.place();
+    CutRange { topic, partition, from, to, caught_up }
 }
 
 /// A record on its way, with what is counted when it lands.
@@ -518,6 +527,7 @@ pub(super) fn header_after(position: &ChainPosition, (group, task): (&str, u32),
         now_ms: now_ms(),
         watermark: None,
         watermarks: BTreeMap::new(),
+        begins: BTreeMap::new(),
         appended_us: None,
         versions: versions.clone(),
         counters: Counters::default(),

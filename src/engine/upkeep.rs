@@ -4,7 +4,7 @@
 //! of another level whose recovery would read it, and, where it is a room task's, by a gateway that starts. The least of these is where
 //! the topic may begin. Who has fewer than two snapshots is not safe yet and holds everything.
 
-use super::{TaskError, runner::sinks_of, task_loop::BuildTask};
+use super::{EngineConfig, TaskError, runner::sinks_of, task_loop::BuildTask};
 use ingest::{ErrorKind, log::Log};
 use object_store::ObjectStore;
 use schemas::ChainPosition;
@@ -38,6 +38,7 @@ pub struct Upkeep {
     pub log: Arc<dyn Log>,
     pub snapshots: Arc<dyn ObjectStore>,
     pub readers: Vec<Reader>,
+    pub config: EngineConfig,
     /// The folder that sinks' paths start from; `None`: no sink runs.
     pub sink_dir: Option<PathBuf>,
     pub interval: Duration,
@@ -118,14 +119,14 @@ impl Upkeep {
         let Some(own) = self.snapshot_of(&self.group, self.partition).await? else { return Ok(None) };
         let mut least = stands_on(&own.position);
         for reader in &self.readers {
-            let inputs = (reader.build)().map_err(TaskError::from)?.inputs().to_vec();
+            let inputs = (reader.build)(&self.config).map_err(TaskError::from)?.inputs().to_vec();
             let of_this = |spec: &InputSpec| matches!(spec, InputSpec::Epochs { group, partition } if *group == self.group && *partition == self.partition);
             let Some(input) = inputs.iter().position(of_this) else { continue };
             let Some(snapshot) = self.snapshot_of(&reader.group, reader.task).await? else { return Ok(None) };
             least = least.min(snapshot.inputs.get(input).copied().unwrap_or(0));
         }
         if let Some(dir) = &self.sink_dir {
-            for mut sink in sinks_of(&self.job, self.level, dir)? {
+            for mut sink in sinks_of(&self.config, &self.job, self.level, dir)? {
                 least = least.min(sink.cursor(self.partition).await?.next_offset);
             }
         }

@@ -76,6 +76,13 @@ impl Statuses {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(group.to_owned(), task));
     }
 
+    /// The tasks of level 1 have said that there is nothing more in the log than they have taken.
+    pub fn caught_up(&self, job: &Job, partitions: u32) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = level_group(&job.name, 1);
+        (0..partitions).all(|task| all.get(&(group.clone(), task)).is_some_and(|s| s.task.inputs.iter().all(|input| input.caught_up)))
+    }
+
     /// None where the job has no such view.
     pub fn why(&self, job: &Job, view: &str) -> Option<Why> {
         let spec = job.views.iter().find(|v| v.visible && v.name == view)?;

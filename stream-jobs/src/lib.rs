@@ -3,6 +3,7 @@
 //! A task takes an epoch's cut and gives its outputs ([`task::Task`]). This crate knows DataFusion; it knows no socket, no broker and
 //! no clock: time arrives in the cut.
 
+pub mod change;
 pub mod delta;
 pub mod gate;
 pub mod nodes;

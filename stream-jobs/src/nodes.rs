@@ -1,6 +1,7 @@
 //! The views of one level as nodes in dependency order: who reads whom, and what leaves the task.
 
 use crate::{
+    change::{Change, Fate},
     delta::Delta,
     ops::{
         Context, Effects, Flow, OpError, Operator,
@@ -240,30 +241,107 @@ impl Nodes {
         &self.job
     }
 
+    pub fn shared_job(&self) -> Arc<Job> {
+        Arc::clone(&self.job)
+    }
+
     pub fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError> {
-        let mut parts: Vec<(String, Frozen)> = self.tables.iter_mut().map(|(i, t)| (format!("table.{i}"), t.freeze())).collect();
-        let clock = serde_json::json!(self.nodes.iter().map(|n| n.last_now).collect::<Vec<_>>());
+        let job = &self.job;
+        let mut parts: Vec<(String, Frozen)> = self.tables.iter_mut().map(|(i, t)| (table_part(job, *i), t.freeze())).collect();
+        let clock = serde_json::json!(self.nodes.iter().map(|n| (n.name(), n.last_now)).collect::<BTreeMap<_, _>>());
         parts.push(("clock".to_owned(), Box::new(move || Ok(Pieces { meta: clock, batches: Vec::new() }))));
         for node in &mut self.nodes {
-            parts.push((format!("view.{}", node.spec.name), node.operator.freeze()));
+            parts.push((view_part(&node.spec.name), node.operator.freeze()));
         }
         Ok(parts)
     }
 
-    pub fn restore(&mut self, take: &mut dyn FnMut(String) -> Result<Pieces, StateError>) -> Result<(), StateError> {
+    /// After a change of the job those parts that go on with it are taken.
+    pub fn restore(
+        &mut self,
+        take: &mut dyn FnMut(String) -> Result<Pieces, StateError>,
+        change: Option<&Change>,
+        seen: &dyn Fn(Input) -> Option<i64>,
+    ) -> Result<(), StateError> {
         for (i, table) in &mut self.tables {
-            table.restore(take(format!("table.{i}"))?)?;
+            if change.is_none_or(|change| change.source_goes_on(&self.job.sources[*i].name)) {
+                table.restore(take(table_part(&self.job, *i))?)?;
+            }
         }
-        let clock: Vec<i64> = take("clock".to_owned())?.meta()?;
-        for (node, now) in self.nodes.iter_mut().zip(clock) {
-            node.last_now = now;
-            node.operator.restore(take(format!("view.{}", node.spec.name))?)?;
+        let clock: BTreeMap<String, i64> = take("clock".to_owned())?.meta()?;
+        let mut newest_of_views: BTreeMap<usize, Option<i64>> = BTreeMap::new();
+        for node in &mut self.nodes {
+            let newest = node.newest(&newest_of_views, seen);
+            newest_of_views.insert(node.view, newest);
+            let name = &node.spec.name;
+            let fate = change.map_or(Some(Fate::GoesOn), |change| change.fate(name));
+            match (fate, change) {
+                (Some(Fate::GoesOn), _) => node.operator.restore(take(view_part(name))?)?,
+                (Some(Fate::GoesOnWithMore), Some(change)) => node.operator.restore_with_more(take(view_part(name))?, change.had(name), newest)?,
+                _ => continue,
+            }
+            node.last_now = clock.get(name).copied().unwrap_or(0);
         }
         Ok(())
     }
+
+    /// Takes back what the views that do not go on have told to stand.
+    pub fn end(&mut self, goes_on: &dyn Fn(&str) -> bool, watermark: Option<i64>, effects: &mut Effects) {
+        for node in self.nodes.iter_mut().filter(|node| !goes_on(&node.spec.name)) {
+            node.operator.end(watermark, effects);
+        }
+    }
+
+    /// Lets new windowed views begin. `seen`: the time of the newest row that a source, or a view of another level, has given so far. Returns
+    /// the views whose windows another level puts together, with the time that these begin after.
+    pub fn begin(&mut self, begins: &dyn Fn(&str) -> bool, seen: &dyn Fn(Input) -> Option<i64>) -> BTreeMap<String, i64> {
+        let mut newest_of_views: BTreeMap<usize, Option<i64>> = BTreeMap::new();
+        let mut told = BTreeMap::new();
+        for node in &mut self.nodes {
+            let newest = node.newest(&newest_of_views, seen);
+            newest_of_views.insert(node.view, newest);
+            if let Some(newest) = newest.filter(|_| begins(&node.spec.name)) {
+                if node.sends_states {
+                    told.insert(node.spec.name.clone(), newest);
+                } else {
+                    node.operator.begin(newest);
+                }
+            }
+        }
+        told
+    }
+
+    /// Another level has said after what time a view begins whose states it sends.
+    pub fn begin_after(&mut self, view: usize, newest: i64) {
+        for node in self.nodes.iter_mut().filter(|node| node.inputs.contains(&Input::View(view))) {
+            node.operator.begin(newest);
+        }
+    }
+
+    /// True where the records of the view's level tell its watermark.
+    pub fn tells_watermark(job: &Job, view: usize) -> bool {
+        !job.views[view].body.inputs().into_iter().all(|input| matches!(input, Relation::Source(s) if job.sources[s].time_column.is_none()))
+    }
+}
+
+fn table_part(job: &Job, source: usize) -> String {
+    format!("table.{}", job.sources[source].name)
+}
+
+fn view_part(view: &str) -> String {
+    format!("view.{view}")
 }
 
 impl Node {
+    /// The time of the newest row that may have come to the node so far.
+    fn newest(&self, of_views: &BTreeMap<usize, Option<i64>>, seen: &dyn Fn(Input) -> Option<i64>) -> Option<i64> {
+        let of_input = |input: &Input| match input {
+            Input::View(v) if of_views.contains_key(v) => of_views[v],
+            other => seen(*other),
+        };
+        self.inputs.iter().filter_map(of_input).max()
+    }
+
     /// The watermark cut to the view's tick. Once every input has ended it stays where it was.
     fn now(&mut self, watermark: Option<i64>) -> i64 {
         if let Some(watermark) = watermark.filter(|w| *w != i64::MAX) {
@@ -326,7 +404,7 @@ fn node(job: &Job, index: usize, view: &ViewSpec, route: Option<Route>, wanted: 
         _ => NOW_TICK_US,
     };
     let sends_states = matches!(&spec.body, Body::Aggregate(a) if a.phase == Phase::Partial);
-    let is_timeless = inputs.iter().all(|input| matches!(input, Input::Source(s) | Input::Rows(s) if job.sources[*s].time_column.is_none()));
+    let is_timeless = !Nodes::tells_watermark(job, index);
     let waits_for_tables = matches!(&spec.body, Body::AsOfJoin(_));
     let leaves = wanted.contains(&spec.name) || job.sinks.iter().any(|s| s.view == index) || read_by_other_level(job, index);
     Ok(Node { view: index, spec, operator, inputs, empties, tick_us, last_now: 0, leaves, sends_states, waits_for_tables, is_timeless, seen: Seen::default() })
@@ -340,7 +418,7 @@ fn schema_of(job: &Job, input: Input) -> SchemaRef {
 }
 
 /// True when every reader of the view is a join that does not know its windows.
-fn feeds_tables(job: &Job, view: usize) -> bool {
+pub fn feeds_tables(job: &Job, view: usize) -> bool {
     let reads = |v: &&ViewSpec| !matches!(v.body, Body::Candidates { .. }) && v.body.inputs().contains(&Relation::View(view));
     let mut readers = job.views.iter().filter(reads).peekable();
     let joined = readers.peek().is_some() && readers.all(|v| matches!(v.body, Body::Join(_) | Body::PairJoin(_)));

@@ -178,6 +178,23 @@ impl Body {
     }
 }
 
+impl Body {
+    /// [`Body::inputs`], to be renamed.
+    pub fn inputs_mut(&mut self) -> Vec<&mut Relation> {
+        match self {
+            Self::Map { input, .. } | Self::Candidates { input, .. } => vec![input],
+            Self::Aggregate(aggregate) => vec![&mut aggregate.input],
+            Self::Join(join) => join.sides.iter_mut().map(|side| &mut side.input).collect(),
+            Self::PairJoin(join) => vec![&mut join.left.input, &mut join.right.input],
+            Self::IntervalJoin(join) => vec![&mut join.left.input, &mut join.right.input],
+            Self::AsOfJoin(join) => vec![&mut join.stream.input, &mut join.table.input],
+            Self::Union(inputs) => inputs.iter_mut().map(|input| &mut input.input).collect(),
+            Self::Rank(rank) => vec![&mut rank.input],
+            Self::Alerts(alerts) => alerts.commands.iter_mut().chain(&mut alerts.incidents).chain([&mut alerts.candidates]).collect(),
+        }
+    }
+}
+
 /// The alert task of a rule: its alerts, after what people say of them and what other alerts explain.
 #[derive(Debug, Clone)]
 pub struct Alerts {

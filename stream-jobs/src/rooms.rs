@@ -450,6 +450,7 @@ mod tests {
             now_ms: 0,
             watermark: None,
             watermarks: BTreeMap::new(),
+            begins: BTreeMap::new(),
             appended_us: None,
             versions: Versions::default(),
             counters: Counters { rows_in: 1, ..Counters::default() },

@@ -25,6 +25,9 @@ const LIVE_WITHIN_US: i64 = 86_400_000_000;
 struct Progress {
     /// Highest event time seen minus the bound, or what the clock made of it while the input was silent.
     watermark: Option<i64>,
+    /// Event time of the newest row, those from the future too.
+    #[serde(default)]
+    newest: Option<i64>,
     ended: bool,
     /// `now_ms` of the last epoch that had rows of this source (of the first epoch, before any).
     last_rows_ms: Option<i64>,
@@ -83,6 +86,15 @@ impl SourceState {
             ended: self.progress.ended,
             counters: self.counted,
         }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// No row so far has a later time, and no window that has closed ends later.
+    pub fn newest(&self) -> Option<i64> {
+        self.progress.newest.max(self.progress.watermark)
     }
 
     pub fn may_be_empty(&self) -> bool {
@@ -171,6 +183,7 @@ impl SourceState {
                 continue;
             }
             fates.push(Fate::Taken);
+            self.progress.newest = self.progress.newest.max(Some(time));
             if time > append.saturating_add(self.spec.max_skew_us) {
                 counters.future += 1;
             } else if !tombstone {

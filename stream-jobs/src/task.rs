@@ -4,6 +4,7 @@
 //! SQL and models. That is what makes recovery its own test: the same epochs give the same outputs, compared by hash.
 
 use crate::{
+    change::{Change, Fate},
     delta::Delta,
     nodes::{Input, Nodes},
     ops::{Effects, Flow, OpError},
@@ -59,6 +60,16 @@ pub enum InputSpec {
     Epochs { group: String, partition: u32 },
 }
 
+impl InputSpec {
+    /// Topic and partition.
+    pub fn place(&self) -> (String, u32) {
+        match self {
+            Self::Source { topic, partition, .. } => (topic.clone(), *partition),
+            Self::Epochs { group, partition } => (epoch_topic(group), *partition),
+        }
+    }
+}
+
 /// A task of any level, as the engine drives it.
 pub trait Task: Send {
     fn inputs(&self) -> &[InputSpec];
@@ -70,6 +81,16 @@ pub trait Task: Send {
     /// The whole state by part, frozen at this epoch.
     fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError>;
     fn restore(&mut self, parts: BTreeMap<String, Pieces>) -> Result<(), StateError>;
+    /// The task gives way to that of a changed job: what the views that do not go on have told to stand, taken back.
+    fn end(&mut self, _change: &Change) -> Result<Option<Output>, OpError> {
+        Ok(None)
+    }
+    /// Takes over from the task of the job before: its parts, and what it took back at its end. Returns what other levels must know: see
+    /// [`EpochHeader::begins`](schemas::EpochHeader).
+    fn take_over(&mut self, parts: BTreeMap<String, Pieces>, _ended: Option<Output>, _change: &Change) -> Result<BTreeMap<String, i64>, OpError> {
+        self.restore(parts)?;
+        Ok(BTreeMap::new())
+    }
     /// What the task says of itself to a person.
     fn status(&self) -> TaskStatus {
         TaskStatus::default()
@@ -101,6 +122,25 @@ impl Partitions {
     pub fn of(self, level: u8) -> u32 {
         if level == 1 { self.level1 } else { self.upper }
     }
+}
+
+/// The time of the newest row that an input has given so far.
+fn newest_of(job: &Job, sources: &BTreeMap<usize, SourceState>, upstreams: &[Upstream], input: Input) -> Option<i64> {
+    match input {
+        Input::Source(s) | Input::Rows(s) => sources.get(&s).and_then(SourceState::newest),
+        Input::View(v) => {
+            let name = &job.views[v].name;
+            upstreams.iter().filter(|u| u.serves(name)).filter_map(|u| u.watermark_of(name)).max().filter(|w| *w != i64::MAX)
+        }
+    }
+}
+
+fn source_part(source: &str) -> String {
+    format!("source.{source}")
+}
+
+fn upstream_parts(inputs: &[InputSpec]) -> impl Iterator<Item = String> {
+    inputs.iter().filter_map(|input| if let InputSpec::Epochs { group, partition } = input { Some(format!("upstream.{group}.{partition}")) } else { None })
 }
 
 /// What the inputs of an epoch hand to the views.
@@ -144,10 +184,31 @@ impl LevelTask {
             let group = level_group(&job.name, from_level);
             for p in 0..partitions.of(from_level) {
                 inputs.push(InputSpec::Epochs { group: group.clone(), partition: p });
-                upstreams.push(Upstream::new(p, views.clone()));
+                upstreams.push(Upstream::new(p, Arc::clone(job), views.clone()));
             }
         }
         Ok(Self { inputs, sources, upstreams, nodes, outbox: Outbox::default(), now_ms: 0 })
+    }
+
+    fn restore_after(&mut self, mut parts: BTreeMap<String, Pieces>, change: Option<&Change>) -> Result<(), StateError> {
+        let mut take = |name: String| parts.remove(&name).ok_or(StateError::Missing(name));
+        for source in self.sources.values_mut() {
+            if change.is_none_or(|change| change.source_goes_on(source.name())) {
+                source.restore(take(source_part(source.name()))?)?;
+            }
+        }
+        for (name, upstream) in upstream_parts(&self.inputs).zip(&mut self.upstreams) {
+            match (take(name), change) {
+                (Ok(pieces), _) => upstream.restore(&pieces)?,
+                // A level that was not read before.
+                (Err(_), Some(_)) => {}
+                (Err(missing), None) => return Err(missing),
+            }
+        }
+        self.outbox.restore(take("outbox".to_owned())?)?;
+        let job = self.nodes.shared_job();
+        let seen = |input| newest_of(&job, &self.sources, &self.upstreams, input);
+        self.nodes.restore(&mut take, change, &seen)
     }
 
     fn absorb(&mut self, input: EpochInput, effects: &mut Effects) -> Result<Absorbed, OpError> {
@@ -171,6 +232,9 @@ impl LevelTask {
                 (InputSpec::Epochs { .. }, content) => {
                     if let Content::Epochs(records) = content {
                         appended_us = appended_us.into_iter().chain(self.upstreams[upstream].absorb(&records, &mut flows)?).min();
+                        for (view, newest) in self.upstreams[upstream].take_begun() {
+                            self.nodes.begin_after(view, newest);
+                        }
                     }
                     upstream += 1;
                 }
@@ -310,13 +374,13 @@ impl Task for LevelTask {
 
     fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError> {
         let mut parts: Vec<(String, Frozen)> = Vec::new();
-        for (i, source) in &self.sources {
+        for source in self.sources.values() {
             let pieces = source.pieces()?;
-            parts.push((format!("source.{i}"), Box::new(move || Ok(pieces))));
+            parts.push((source_part(source.name()), Box::new(move || Ok(pieces))));
         }
-        for (i, upstream) in self.upstreams.iter().enumerate() {
+        for (name, upstream) in upstream_parts(&self.inputs).zip(&self.upstreams) {
             let pieces = upstream.pieces()?;
-            parts.push((format!("upstream.{i}"), Box::new(move || Ok(pieces))));
+            parts.push((name, Box::new(move || Ok(pieces))));
         }
         let outbox = self.outbox.pieces()?;
         parts.push(("outbox".to_owned(), Box::new(move || Ok(outbox))));
@@ -324,16 +388,26 @@ impl Task for LevelTask {
         Ok(parts)
     }
 
-    fn restore(&mut self, mut parts: BTreeMap<String, Pieces>) -> Result<(), StateError> {
-        let mut take = |name: String| parts.remove(&name).ok_or(StateError::Missing(name));
-        for (i, source) in &mut self.sources {
-            source.restore(take(format!("source.{i}"))?)?;
+    fn restore(&mut self, parts: BTreeMap<String, Pieces>) -> Result<(), StateError> {
+        self.restore_after(parts, None)
+    }
+
+    fn end(&mut self, change: &Change) -> Result<Option<Output>, OpError> {
+        let mut effects = Effects::default();
+        let watermark = self.outbox.watermark().0;
+        self.nodes.end(&|view| matches!(change.fate(view), Some(Fate::GoesOn | Fate::GoesOnWithMore)), watermark, &mut effects);
+        effects.raised.into_output()
+    }
+
+    fn take_over(&mut self, parts: BTreeMap<String, Pieces>, ended: Option<Output>, change: &Change) -> Result<BTreeMap<String, i64>, OpError> {
+        self.restore_after(parts, Some(change))?;
+        let hold = self.outbox.watermark();
+        if let Some(output) = ended {
+            self.outbox.push(output, hold)?;
         }
-        for (i, upstream) in self.upstreams.iter_mut().enumerate() {
-            upstream.restore(&take(format!("upstream.{i}"))?)?;
-        }
-        self.outbox.restore(take("outbox".to_owned())?)?;
-        self.nodes.restore(&mut take)
+        let job = self.nodes.shared_job();
+        let (sources, upstreams) = (&self.sources, &self.upstreams);
+        Ok(self.nodes.begin(&|view| change.fate(view) == Some(Fate::NextWindow), &|input| newest_of(&job, sources, upstreams, input)))
     }
 
     fn status(&self) -> TaskStatus {

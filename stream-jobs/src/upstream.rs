@@ -2,8 +2,9 @@
 
 use crate::{
     delta::{Delta, Op},
-    nodes::Input,
+    nodes::{Input, Nodes},
     ops::{Flow, OpError},
+    plan::Job,
     state::{Pieces, StateError},
 };
 use arrow_array::{Int64Array, RecordBatch, StringArray, cast::AsArray, types::Int64Type};
@@ -21,20 +22,28 @@ struct Progress {
 
 pub struct Upstream {
     partition: u32,
+    job: Arc<Job>,
     /// Views that are read, by name, with their index in the job.
     views: BTreeMap<String, usize>,
     progress: Progress,
+    /// Views that have begun in the records taken last, and after what time.
+    begun: Vec<(usize, i64)>,
 }
 
 impl Upstream {
-    pub fn new(partition: u32, views: BTreeMap<String, usize>) -> Self {
-        Self { partition, views, progress: Progress::default() }
+    pub fn new(partition: u32, job: Arc<Job>, views: BTreeMap<String, usize>) -> Self {
+        Self { partition, job, views, progress: Progress::default(), begun: Vec::new() }
     }
 
     /// Takes records in offset order and hands their rows to the flows' `by_partition`; returns the earliest append time behind the accepted ones.
     pub fn absorb(&mut self, records: &[(u64, Arc<EpochRecord>)], flows: &mut BTreeMap<Input, Flow>) -> Result<Option<i64>, OpError> {
         let mut appended_us: Option<i64> = None;
         for (offset, record) in records {
+            if self.progress.position.epoch == 0 && record.header.epoch > 1 {
+                // The records before are deleted, and this one is known to be on the chain: it is what the next ones follow.
+                self.progress.position = ChainPosition { next_offset: offset + 1, epoch: record.header.epoch, id: record.header.id };
+                continue;
+            }
             if self.progress.position.offer(*offset, &record.header) == Verdict::Ignored {
                 self.progress.ignored += 1;
                 continue;
@@ -45,6 +54,8 @@ impl Upstream {
                 let held = self.progress.watermarks.entry(view.clone()).or_insert(*watermark);
                 *held = (*held).max(*watermark);
             }
+            let begun = record.header.begins.iter().filter_map(|(view, newest)| Some((*self.views.get(view)?, *newest)));
+            self.begun.extend(begun);
             for output in &record.outputs {
                 if let Some(view) = self.views.get(&output.name).filter(|_| matches!(output.kind, OutputKind::Rows | OutputKind::Changes)) {
                     self.hand_on(Input::View(*view), read_rows(output)?, flows);
@@ -57,6 +68,11 @@ impl Upstream {
     fn hand_on(&self, input: Input, delta: Delta, flows: &mut BTreeMap<Input, Flow>) {
         let flow = flows.entry(input).or_insert_with(|| Flow { delta: Delta::empty(delta.batch.schema()), by_partition: Vec::new() });
         flow.by_partition.push((self.partition, delta));
+    }
+
+    /// Views that have begun since this was asked last, and after what time.
+    pub fn take_begun(&mut self) -> Vec<(usize, i64)> {
+        std::mem::take(&mut self.begun)
     }
 
     pub fn partition(&self) -> u32 {
@@ -77,6 +93,8 @@ impl Upstream {
             // It has said that it has none yet.
             Some(&i64::MIN) => None,
             Some(watermark) => Some(*watermark),
+            // Its level runs a job that does not have it yet.
+            None if self.views.get(view).is_some_and(|v| Nodes::tells_watermark(&self.job, *v)) => None,
             None => self.progress.watermark,
         }
     }

@@ -51,9 +51,13 @@ impl Folder {
     }
 
     pub fn engine_of(&self, config: &str) -> Engine {
+        self.engine_with(config, &[])
+    }
+
+    pub fn engine_with(&self, config: &str, args: &[&str]) -> Engine {
         let log = self.path().join(format!("{config}.err"));
         let err = File::options().create(true).append(true).open(&log).unwrap();
-        let mut child = self.command(&["run", "-c", config]).stdout(Stdio::piped()).stderr(err).spawn().unwrap();
+        let mut child = self.command(&["run", "-c", config]).args(args).stdout(Stdio::piped()).stderr(err).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said = || std::fs::read_to_string(&log).unwrap();

@@ -99,6 +99,7 @@ fn epoch_of_chain(chain: u128, number: u64, outputs: Vec<Output>) -> Arc<Accepte
         now_ms: 0,
         watermark: None,
         watermarks: Default::default(),
+        begins: Default::default(),
         appended_us: None,
         versions: Default::default(),
         counters: Default::default(),

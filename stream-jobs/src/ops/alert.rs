@@ -146,8 +146,8 @@ impl AlertOperator {
         Ok(())
     }
 
-    /// The rule is another one than that which opened what is open.
-    fn expire(&mut self, watermark: Option<i64>, raised: &mut Raised) {
+    /// The rule is another one than that which opened what is open, or is gone.
+    pub fn expire(&mut self, watermark: Option<i64>, raised: &mut Raised) {
         let before = std::mem::replace(&mut self.state, State { version: self.rule.version.clone(), ..State::default() });
         for (entity, mut episode) in before.open {
             if matches!(episode.phase, Phase::Firing { .. }) {

@@ -324,6 +324,16 @@ impl Operator for AlertTaskOperator {
         Ok(Delta::empty(candidates_schema()))
     }
 
+    fn end(&mut self, watermark: Option<i64>, effects: &mut Effects) {
+        let seen = |open: &Open| schemas::clock::parse_rfc3339(&open.event.last_seen_at).unwrap_or_default();
+        let open: Vec<(String, i64)> = self.state.open.iter().map(|(id, open)| (id.clone(), seen(open))).collect();
+        for (id, last) in open {
+            let time = watermark.filter(|w| *w != i64::MAX).map_or(last, |w| w.max(last));
+            self.tell(&id, Action::Expire, Standing::Expired, Moment { time, by_event: false }, &mut effects.raised);
+        }
+        self.state = State::default();
+    }
+
     fn freeze(&mut self) -> Frozen {
         let meta = serde_json::to_value(&self.state).map_err(StateError::Meta);
         let gate = self.gate.as_ref().map(Gate::pieces);

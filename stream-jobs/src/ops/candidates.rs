@@ -33,6 +33,12 @@ impl Operator for CandidatesOperator {
         Ok(candidates)
     }
 
+    fn end(&mut self, watermark: Option<i64>, effects: &mut Effects) {
+        if self.tells {
+            self.alerts.expire(watermark, &mut effects.raised);
+        }
+    }
+
     fn freeze(&mut self) -> Frozen {
         let pieces = self.alerts.pieces();
         Box::new(|| pieces)

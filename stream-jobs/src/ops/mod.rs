@@ -125,6 +125,14 @@ pub trait Operator: Send {
     fn open_windows(&self) -> Option<(i64, i64)> {
         None
     }
+    /// The view is new in a job that has run: rows up to `newest` came before it, and what they would be part of is not told.
+    fn begin(&mut self, _newest: i64) {}
+    /// [`Operator::restore`] for a view to which aggregates were added since: it `had` these, and rows up to `newest` came before.
+    fn restore_with_more(&mut self, _pieces: Pieces, _had: &[AggregateCall], _newest: Option<i64>) -> Result<(), StateError> {
+        Err(StateError::Missing("aggregates".to_owned()))
+    }
+    /// The view leaves the job: what it has told to stand is taken back.
+    fn end(&mut self, _watermark: Option<i64>, _effects: &mut Effects) {}
     /// A frozen copy of the state, to be turned into pieces elsewhere.
     fn freeze(&mut self) -> Frozen;
     /// Takes the state back; called once, on a fresh operator.

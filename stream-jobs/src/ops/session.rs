@@ -47,6 +47,8 @@ pub struct SessionOperator {
     by_end: BTreeSet<(i64, u32, i64)>,
     next_number: u32,
     closed_through: i64,
+    /// A session that starts before this may have begun with rows that came before the view.
+    begins: i64,
     /// Up to where sessions may close for the rows at hand.
     closable: i64,
     route: Option<Route>,
@@ -72,6 +74,7 @@ impl SessionOperator {
             by_end: BTreeSet::new(),
             next_number: 0,
             closed_through: i64::MIN,
+            begins: i64::MIN,
             closable: i64::MIN,
             route,
             raw_schema: Arc::new(nullable(&raw_schema)),
@@ -191,6 +194,12 @@ impl SessionOperator {
             }
         }
         self.closed_through = self.closed_through.max(watermark);
+        closing.retain(|(_, s)| {
+            if s.start < self.begins {
+                self.groups.clear(s.number);
+            }
+            s.start >= self.begins
+        });
         closing.sort_by(|(a, s), (b, t)| (s.end, self.dictionary.key(*a), s.start).cmp(&(t.end, self.dictionary.key(*b), t.start)));
         let batch = self.raw_rows(&closing)?;
         let times = closing.iter().map(|(_, s)| s.end - 1).collect();
@@ -253,7 +262,8 @@ impl SessionOperator {
     fn rows_of(&self, keys: &[u32]) -> Result<Standing, OpError> {
         let mut ids: Vec<u32> = keys.iter().copied().collect::<BTreeSet<u32>>().into_iter().collect();
         self.dictionary.sort(&mut ids);
-        let sessions: Vec<(u32, Session)> = ids.iter().flat_map(|id| self.open.get(id).into_iter().flatten().map(|s| (*id, *s))).collect();
+        let sessions = ids.iter().flat_map(|id| self.open.get(id).into_iter().flatten().map(|s| (*id, *s)));
+        let sessions: Vec<(u32, Session)> = sessions.filter(|(_, s)| s.start >= self.begins).collect();
         let batch = self.raw_rows(&sessions)?;
         Ok(Standing { sessions: sessions.into_iter().map(|(key, s)| (key, s.start, s.end)).collect(), batch })
     }
@@ -354,6 +364,10 @@ impl Operator for SessionOperator {
         self.open.values().flatten().map(|s| s.start).min()
     }
 
+    fn begin(&mut self, newest: i64) {
+        self.begins = self.begins.max(newest.saturating_add(self.gap_us));
+    }
+
     fn open_windows(&self) -> Option<(i64, i64)> {
         Some((self.by_end.first()?.0, self.by_end.last()?.0))
     }
@@ -362,7 +376,7 @@ impl Operator for SessionOperator {
         let keys = self.dictionary.freeze();
         let groups = self.groups.freeze();
         let open: Vec<(u32, Session)> = self.open.iter().flat_map(|(key, of_key)| of_key.iter().map(|s| (*key, *s))).collect();
-        let meta = serde_json::json!({ "closed_through": self.closed_through, "next_number": self.next_number });
+        let meta = serde_json::json!({ "closed_through": self.closed_through, "begins": self.begins, "next_number": self.next_number });
         Box::new(move || {
             let mut pieces = Pieces { meta, batches: groups.to_batches("groups")? };
             pieces.batches.push(("keys".to_owned(), super::single_column("key", Arc::new(keys.to_array()))?));
@@ -379,6 +393,7 @@ impl Operator for SessionOperator {
     fn restore(&mut self, mut pieces: Pieces) -> Result<(), StateError> {
         let number = |name: &str| pieces.meta[name].as_i64().ok_or_else(|| StateError::Missing(name.to_owned()));
         self.closed_through = number("closed_through")?;
+        self.begins = number("begins")?;
         self.next_number = number("next_number")? as u32;
         self.dictionary = KeyDictionary::restore(pieces.take("keys")?.column(0).as_binary());
         self.groups = Groups::restore(&self.plan.aggregates, "groups", &mut pieces)?;

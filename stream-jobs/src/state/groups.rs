@@ -239,6 +239,20 @@ impl Groups {
         Ok(batches)
     }
 
+    /// The same groups with other calls: `from[i]` is the call of before that is now call `i`; without one a call has seen no row.
+    pub fn with_calls(mut self, calls: &[AggregateCall], from: &[Option<usize>]) -> Self {
+        let mut before: Vec<Option<Accumulator>> = self.accumulators.into_iter().map(Some).collect();
+        let mut after = Vec::with_capacity(calls.len());
+        for (call, from) in calls.iter().zip(from) {
+            let taken = from.and_then(|i| before.get_mut(i)?.take());
+            let mut accumulator = taken.unwrap_or_else(|| Accumulator::new(call));
+            accumulator.grow(self.ids.len());
+            after.push(accumulator);
+        }
+        self.accumulators = after;
+        self
+    }
+
     pub fn restore(calls: &[AggregateCall], name: &str, pieces: &mut super::Pieces) -> Result<Self, StateError> {
         let batch = pieces.take(name)?;
         let mut groups = Self::new(calls);

@@ -29,7 +29,7 @@ impl WindowOperator {
             if end > watermark {
                 break;
             }
-            if self.mode == Mode::Close {
+            if self.mode == Mode::Close && end > self.begins_after {
                 out.push(self.close(end)?);
             }
             self.closed_through = end;

@@ -160,7 +160,7 @@ impl WindowOperator {
         let batch = delta.batch.slice(row, 1);
         let ids = self.ids_of(delta, row)?;
         let args: Vec<CallValues> = values_of(&self.plan.aggregates, &batch)?;
-        let ends: Vec<i64> = self.windows.ends_of(time).filter(|end| *end <= closed && *end > settled).collect();
+        let ends: Vec<i64> = self.windows.ends_of(time).filter(|end| *end <= closed && *end > settled.max(self.begins_after)).collect();
         let touched: BTreeMap<i64, Vec<u32>> = ends.iter().map(|end| (*end, ids.clone())).collect();
         let before = self.window_rows(&touched)?;
         self.apply(&BTreeMap::from([(self.windows.pane_of(time), None)]), &ids, &args, &[time])?;

@@ -15,9 +15,10 @@ pub use states::{partial_schema, rows_of_columns};
 
 use super::{CallValues, Context, Effects, Flow, OpError, Operator, group::Route, keys_of, values_of};
 use crate::{
+    change::is_same_call,
     delta::{ChangeBuilder, Delta, same_row},
     gate::Gate,
-    plan::{Aggregate, Emit, GroupColumn, Phase, ViewSpec},
+    plan::{Aggregate, AggregateCall, Emit, GroupColumn, Phase, ViewSpec},
     state::{Frozen, Groups, KeyCodec, KeyDictionary, Pieces, StateError},
     windows::Windows,
 };
@@ -54,6 +55,10 @@ pub struct WindowOperator {
     panes: BTreeMap<i64, Groups>,
     /// Windows that end at or before this are closed.
     closed_through: i64,
+    /// Windows that end at or before this may hold rows that came before the view.
+    begins_after: i64,
+    /// Aggregates that were added to the view while it ran, each with the end of the last window for which it may lack rows.
+    added: BTreeMap<usize, i64>,
     /// Up to where windows may close for the rows at hand.
     closable: i64,
     /// Rows that are late for windows which other inputs may still add to: they come in when the last of these has closed.
@@ -113,6 +118,8 @@ impl WindowOperator {
             dictionary: KeyDictionary::default(),
             panes: BTreeMap::new(),
             closed_through: i64::MIN,
+            begins_after: i64::MIN,
+            added: BTreeMap::new(),
             current: None,
             present: None,
             pending: BTreeMap::new(),
@@ -194,7 +201,7 @@ impl WindowOperator {
                 None => ids.iter().copied().collect(),
                 Some(rows) => rows.iter().map(|r| ids[*r as usize]).collect(),
             };
-            for end in self.windows.ends_of(*start).filter(|end| *end > self.closed_through) {
+            for end in self.windows.ends_of(*start).filter(|end| *end > self.closed_through.max(self.begins_after)) {
                 touched.entry(end).or_default().extend(&of_pane);
             }
         }
@@ -239,6 +246,9 @@ impl WindowOperator {
             return self.pane_rows(groups, ids, end, None);
         }
         let mut results = groups.evaluate(ids)?;
+        for (call, _) in self.added.iter().filter(|(_, last)| end <= **last) {
+            results[*call] = arrow_array::new_null_array(results[*call].data_type(), ids.len());
+        }
         if self.plan.revisions {
             results.push(Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| self.revision(end, *id)))));
         }
@@ -315,6 +325,29 @@ impl Operator for WindowOperator {
         self.advance(out, watermark)
     }
 
+    fn begin(&mut self, newest: i64) {
+        self.begins_after = self.begins_after.max(self.windows.last_end_of(newest));
+    }
+
+    fn restore_with_more(&mut self, pieces: Pieces, had: &[AggregateCall], newest: Option<i64>) -> Result<(), StateError> {
+        let calls = std::mem::replace(&mut self.plan.aggregates, had.to_vec());
+        self.restore(pieces)?;
+        let from: Vec<Option<usize>> = calls.iter().map(|call| had.iter().position(|h| is_same_call(h, call))).collect();
+        let added_before = std::mem::take(&mut self.added);
+        for (call, from) in from.iter().enumerate() {
+            let last = match from {
+                Some(from) => added_before.get(from).copied(),
+                None => newest.map(|newest| self.windows.last_end_of(newest)),
+            };
+            self.added.extend(last.map(|last| (call, last)));
+        }
+        let panes = std::mem::take(&mut self.panes);
+        self.panes = panes.into_iter().map(|(start, pane)| (start, pane.with_calls(&calls, &from))).collect();
+        self.sliding = Sliding::new(&calls);
+        self.plan.aggregates = calls;
+        Ok(())
+    }
+
     fn open_windows(&self) -> Option<(i64, i64)> {
         let (last, _) = self.panes.last_key_value()?;
         Some((self.next_end()?, self.whole.last_end_of(*last)))
@@ -325,6 +358,8 @@ impl Operator for WindowOperator {
         let frozen: Vec<(String, Groups)> = self.panes.iter_mut().map(|(start, pane)| (format!("pane.{start}"), pane.freeze())).collect();
         let meta = serde_json::json!({
             "closed_through": self.closed_through,
+            "begins_after": self.begins_after,
+            "added": self.added,
             "panes": self.panes.keys().collect::<Vec<_>>(),
             "current": self.current,
             "revisions": self.revisions,
@@ -354,6 +389,7 @@ impl Operator for WindowOperator {
     fn restore(&mut self, mut pieces: Pieces) -> Result<(), StateError> {
         let meta: Meta = pieces.meta()?;
         self.closed_through = meta.closed_through;
+        (self.begins_after, self.added) = (meta.begins_after, meta.added);
         self.dictionary = KeyDictionary::restore(pieces.take("keys")?.column(0).as_binary());
         for start in meta.panes {
             self.panes.insert(start, Groups::restore(&self.plan.aggregates, &format!("pane.{start}"), &mut pieces)?);
@@ -380,6 +416,8 @@ impl Operator for WindowOperator {
 #[derive(serde::Deserialize)]
 struct Meta {
     closed_through: i64,
+    begins_after: i64,
+    added: BTreeMap<usize, i64>,
     panes: Vec<i64>,
     current: Option<i64>,
     revisions: BTreeMap<i64, HashMap<u32, i64>>,
