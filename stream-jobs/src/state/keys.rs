@@ -6,21 +6,62 @@ use arrow_row::{RowConverter, RowParser, SortField};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use arrow_select::take::take;
 use hashbrown::HashTable;
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 use xxhash_rust::xxh3::xxh3_64;
 
 const ARENA_CHUNK: usize = 64 * 1024;
+/// Keys that are hashed before the first of them is looked up: so the looking up, which waits for memory, overlaps.
+const HASHED_AHEAD: usize = 256;
+
+/// Fewer ids, or a smaller share of all of them, are sorted by themselves.
+const KEPT_ORDER_MIN: usize = 1024;
+const KEPT_ORDER_SHARE: usize = 4;
+
+/// A key of up to 23 bytes, or where a longer one stands in the arena: chunk, start and length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot([u8; 24]);
+
+/// The last byte is the length of a key that stands in its slot, or this.
+const ELSEWHERE: u8 = u8::MAX;
+
+impl Slot {
+    fn of(key: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 24];
+        bytes.get_mut(..key.len()).filter(|_| key.len() < 24)?.copy_from_slice(key);
+        bytes[23] = key.len() as u8;
+        Some(Self(bytes))
+    }
+
+    fn elsewhere(chunk: usize, start: usize, len: usize) -> Self {
+        let mut bytes = [0; 24];
+        for (i, number) in [chunk, start, len].into_iter().enumerate() {
+            bytes[i * 4..][..4].copy_from_slice(&(number as u32).to_le_bytes());
+        }
+        bytes[23] = ELSEWHERE;
+        Self(bytes)
+    }
+
+    fn key<'a>(&'a self, chunk: impl FnOnce(usize) -> &'a [u8]) -> &'a [u8] {
+        if self.0[23] != ELSEWHERE {
+            return &self.0[..usize::from(self.0[23])];
+        }
+        let number = |i: usize| u32::from_le_bytes([self.0[i], self.0[i + 1], self.0[i + 2], self.0[i + 3]]) as usize;
+        &chunk(number(0))[number(4)..][..number(8)]
+    }
+}
 
 /// Interns key bytes. Ids count from 0 in the order of first sight, so they are a function of the log alone.
 #[derive(Debug, Default)]
 pub struct KeyDictionary {
     table: HashTable<u32>,
     hashes: Vec<u64>,
-    /// Where a key's bytes stand: chunk, start, length.
-    places: Column<(u32, u32, u32)>,
+    slots: Column<Slot>,
+    /// Keys that are too long for a slot.
     arena: Vec<Arc<Vec<u8>>>,
     /// The chunk that still grows; moved into `arena` when it is full.
     open: Vec<u8>,
+    /// The first ids, as many as there were when most of them were sorted last, by their keys.
+    order: RefCell<Vec<u32>>,
 }
 
 impl KeyDictionary {
@@ -33,29 +74,40 @@ impl KeyDictionary {
     }
 
     pub fn key(&self, id: u32) -> &[u8] {
-        let (chunk, start, len) = *self.places.get(id as usize);
-        let bytes: &[u8] = self.arena.get(chunk as usize).map_or(self.open.as_slice(), |c| c.as_slice());
-        &bytes[start as usize..(start + len) as usize]
+        self.slots.get(id as usize).key(|chunk| self.arena.get(chunk).map_or(self.open.as_slice(), |c| c.as_slice()))
     }
 
     pub fn find(&self, key: &[u8]) -> Option<u32> {
-        self.table.find(xxh3_64(key), |&id| self.key(id) == key).copied()
+        self.find_hashed(key, xxh3_64(key))
+    }
+
+    fn find_hashed(&self, key: &[u8], hash: u64) -> Option<u32> {
+        // The table compares seven bits of the hash itself; looking the rest up would cost a cache miss more than it saves.
+        match Slot::of(key) {
+            Some(slot) => self.table.find(hash, |&id| *self.slots.get(id as usize) == slot),
+            None => self.table.find(hash, |&id| self.key(id) == key),
+        }
+        .copied()
     }
 
     /// The id of `key`, new or known.
     pub fn intern(&mut self, key: &[u8]) -> u32 {
-        let hash = xxh3_64(key);
-        // The table compares seven bits of the hash itself; looking the rest up would cost a cache miss more than it saves.
-        let known = self.table.find(hash, |&id| self.key(id) == key).copied();
-        if let Some(id) = known {
+        self.intern_hashed(key, xxh3_64(key))
+    }
+
+    fn intern_hashed(&mut self, key: &[u8], hash: u64) -> u32 {
+        if let Some(id) = self.find_hashed(key, hash) {
             return id;
         }
         let id = self.hashes.len() as u32;
-        if self.open.len() + key.len() > ARENA_CHUNK && !self.open.is_empty() {
-            self.arena.push(Arc::new(std::mem::take(&mut self.open)));
-        }
-        self.places.push((self.arena.len() as u32, self.open.len() as u32, key.len() as u32));
-        self.open.extend_from_slice(key);
+        let slot = Slot::of(key).unwrap_or_else(|| {
+            if self.open.len() + key.len() > ARENA_CHUNK && !self.open.is_empty() {
+                self.arena.push(Arc::new(std::mem::take(&mut self.open)));
+            }
+            self.open.extend_from_slice(key);
+            Slot::elsewhere(self.arena.len(), self.open.len() - key.len(), key.len())
+        });
+        self.slots.push(slot);
         self.hashes.push(hash);
         let hashes = &self.hashes;
         self.table.insert_unique(hash, id, |&i| hashes[i as usize]);
@@ -64,12 +116,49 @@ impl KeyDictionary {
 
     /// Ids of `keys`, row by row.
     pub fn intern_all<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, ids: &mut Vec<u32>) {
-        ids.extend(keys.map(|k| self.intern(k)));
+        let mut keys = keys.fuse();
+        let mut hashed: Vec<(&[u8], u64)> = Vec::with_capacity(HASHED_AHEAD);
+        loop {
+            hashed.extend(keys.by_ref().take(HASHED_AHEAD).map(|key| (key, xxh3_64(key))));
+            if hashed.is_empty() {
+                return;
+            }
+            ids.extend(hashed.drain(..).map(|(key, hash)| self.intern_hashed(key, hash)));
+        }
     }
 
-    /// Sorts `ids` by their keys' bytes. Keys of one tenant begin alike, so what decides stands behind the common prefix: eight bytes of it
-    /// beside each id, and the keys themselves, which lie far apart in memory, are looked at only where those are equal.
+    /// Sorts `ids`, of which none stands twice, by their keys' bytes. Windows close with much the same keys one after the other: the order of
+    /// all of them is kept, and where most are asked for they are picked out of it.
     pub fn sort(&self, ids: &mut [u32]) {
+        if ids.len() < KEPT_ORDER_MIN || ids.len() * KEPT_ORDER_SHARE < self.len() {
+            return self.sort_by_heads(ids);
+        }
+        let mut order = self.order.borrow_mut();
+        if order.len() < self.len() {
+            let mut new: Vec<u32> = (order.len() as u32..self.len() as u32).collect();
+            self.sort_by_heads(&mut new);
+            *order = self.merged(&order, &new);
+        }
+        let mut wanted = vec![0_u64; self.len().div_ceil(64)];
+        ids.iter().for_each(|id| wanted[*id as usize / 64] |= 1 << (id % 64));
+        let picked = order.iter().filter(|id| wanted[**id as usize / 64] & (1 << (**id % 64)) != 0);
+        ids.iter_mut().zip(picked).for_each(|(id, picked)| *id = *picked);
+    }
+
+    fn merged(&self, left: &[u32], right: &[u32]) -> Vec<u32> {
+        let mut merged = Vec::with_capacity(left.len() + right.len());
+        let (mut left, mut right) = (left.iter().copied().peekable(), right.iter().copied().peekable());
+        while let (Some(l), Some(r)) = (left.peek(), right.peek()) {
+            merged.extend(if self.key(*l) < self.key(*r) { left.next() } else { right.next() });
+        }
+        merged.extend(left);
+        merged.extend(right);
+        merged
+    }
+
+    /// Keys of one tenant begin alike, so what decides stands behind the common prefix: eight bytes of it beside each id, and the keys
+    /// themselves, which lie far apart in memory, are looked at only where those are equal.
+    fn sort_by_heads(&self, ids: &mut [u32]) {
         let Some(first) = ids.first().map(|id| self.key(*id)) else { return };
         let common = ids.iter().fold(first.len(), |n, id| first[..n].iter().zip(self.key(*id)).take_while(|(a, b)| a == b).count());
         let mut heads: Vec<(u64, u32)> = ids.iter().map(|id| (head(&self.key(*id)[common..]), *id)).collect();
@@ -81,7 +170,7 @@ impl KeyDictionary {
     pub fn freeze(&mut self) -> FrozenKeys {
         let mut arena = self.arena.clone();
         arena.push(Arc::new(self.open.clone()));
-        FrozenKeys { places: self.places.freeze(), arena }
+        FrozenKeys { slots: self.slots.freeze(), arena }
     }
 
     pub fn restore(keys: &BinaryArray) -> Self {
@@ -102,13 +191,13 @@ fn head(bytes: &[u8]) -> u64 {
 }
 
 pub struct FrozenKeys {
-    places: Column<(u32, u32, u32)>,
+    slots: Column<Slot>,
     arena: Vec<Arc<Vec<u8>>>,
 }
 
 impl FrozenKeys {
     pub fn to_array(&self) -> BinaryArray {
-        let keys: Vec<&[u8]> = self.places.iter().map(|&(chunk, start, len)| &self.arena[chunk as usize][start as usize..(start + len) as usize]).collect();
+        let keys: Vec<&[u8]> = self.slots.iter().map(|slot| slot.key(|chunk| &self.arena[chunk])).collect();
         BinaryArray::from_iter_values(keys)
     }
 }
@@ -258,6 +347,43 @@ impl std::fmt::Debug for RowCodec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_every_length_are_found_again_and_kept() {
+        let text = |n: usize| -> Vec<u8> { (0..n).map(|i| (i * 7 + n) as u8).collect() };
+        let mut dictionary = KeyDictionary::default();
+        // Zeros at the end and keys that are another's beginning are keys of their own; the long ones fill more than a chunk.
+        let mut keys: Vec<Vec<u8>> = (0..600).map(text).chain([vec![0; 22], vec![0; 23], vec![0; 24], vec![0; 25], text(ARENA_CHUNK + 1)]).collect();
+        keys.extend((0..23).map(|n| [text(n), vec![0]].concat()));
+        let mut ids = Vec::new();
+        dictionary.intern_all(keys.iter().map(Vec::as_slice), &mut ids);
+        assert_eq!(ids, (0..keys.len() as u32).collect::<Vec<_>>());
+        let kept = KeyDictionary::restore(&dictionary.freeze().to_array());
+        for (id, key) in ids.iter().zip(&keys) {
+            assert_eq!((dictionary.key(*id), kept.key(*id)), (key.as_slice(), key.as_slice()));
+            assert_eq!((dictionary.find(key), dictionary.intern(key)), (Some(*id), *id));
+        }
+        assert_eq!(dictionary.find(&[0; 26]), None);
+    }
+
+    #[test]
+    fn an_order_that_is_kept_is_that_of_the_keys_however_they_come() {
+        let mut dictionary = KeyDictionary::default();
+        for round in 0..6_u64 {
+            // New keys fall between the old ones, and every second of them is asked for.
+            let key = |n: u64| format!("acme|s{}", xxh3_64(&(round * 3_000 + n).to_le_bytes()));
+            for n in 0..3_000 {
+                dictionary.intern(key(n).as_bytes());
+            }
+            for step in [1, 2, 3, 50] {
+                let mut ids: Vec<u32> = (0..dictionary.len() as u32).rev().step_by(step).collect();
+                let mut sorted: Vec<&[u8]> = ids.iter().map(|id| dictionary.key(*id)).collect();
+                sorted.sort_unstable();
+                dictionary.sort(&mut ids);
+                assert!(ids.iter().map(|id| dictionary.key(*id)).eq(sorted), "round {round}, step {step}");
+            }
+        }
+    }
 
     #[test]
     fn ids_sort_as_their_keys_do_whatever_the_keys_begin_with() {
