@@ -103,6 +103,8 @@ struct Ran {
 }
 
 fn main() -> anyhow::Result<()> {
+    // As `headend run` does.
+    headend::memory::keep_freed();
     let args = Args::parse();
     let dir = logs::folder(args.dir.as_deref())?;
     let report = logs::runtime()?.block_on(measure(&args, dir.path()))?;

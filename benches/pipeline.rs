@@ -50,6 +50,8 @@ use variant::Variant;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    // As `headend run` does.
+    headend::memory::keep_freed();
     let args = Args::parse();
     let settings = Settings::new(&args)?;
     let dir = logs::folder(args.dir.as_deref())?;

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod exit;
 pub mod import;
 pub mod logging;
+pub mod memory;
 pub mod served_rooms;
 pub mod service;
 pub mod try_job;

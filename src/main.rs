@@ -3,7 +3,7 @@
 use clap::Parser;
 use headend::{
     cli::{Cli, Command},
-    commands, exit, logging,
+    commands, exit, logging, memory,
 };
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Run(_) | Command::Try(_) | Command::Demo(_)) {
+        memory::keep_freed();
+    }
     match work(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if exit::is_broken_pipe(&e) => ExitCode::SUCCESS,
