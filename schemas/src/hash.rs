@@ -69,6 +69,12 @@ fn hash_array(hash: &mut Xxh3, array: &dyn Array) {
                 hash.update(&[v.map_or(2, u8::from)]);
             }
         }
+        DataType::List(_) => {
+            for items in array.as_list::<i32>().iter() {
+                hash_bytes(hash, items.as_ref().map(|items| items.len().to_le_bytes()).as_ref().map(<[u8; 8]>::as_slice));
+                items.iter().for_each(|items| hash_array(hash, items.as_ref()));
+            }
+        }
         _ => hash_any(hash, array),
     }
 }

@@ -154,13 +154,17 @@ fn without_too_large(output: &mut Output) -> Result<Option<Output>, ArrowError> 
 
 /// Bytes of the batch's rows, counted from its values, so that it comes out the same for equal rows wherever they lie in memory.
 fn bytes_of(batch: &RecordBatch) -> usize {
-    use arrow_array::{Array, cast::AsArray};
+    256 + batch.columns().iter().map(|column| bytes_of_column(column.as_ref())).sum::<usize>()
+}
+
+fn bytes_of_column(c: &dyn arrow_array::Array) -> usize {
+    use arrow_array::cast::AsArray;
     use arrow_schema::DataType;
-    let rows = batch.num_rows();
-    let column = |c: &arrow_array::ArrayRef| match c.data_type() {
+    let rows = c.len();
+    match c.data_type() {
         DataType::Utf8 => rows * 5 + c.as_string::<i32>().iter().flatten().map(str::len).sum::<usize>(),
         DataType::Binary => rows * 5 + c.as_binary::<i32>().iter().flatten().map(<[u8]>::len).sum::<usize>(),
+        DataType::List(_) => rows * 5 + c.as_list::<i32>().iter().flatten().map(|items| bytes_of_column(items.as_ref())).sum::<usize>(),
         t => rows * (t.primitive_width().unwrap_or(16) + 1),
-    };
-    256 + batch.columns().iter().map(column).sum::<usize>()
+    }
 }

@@ -13,11 +13,14 @@ use crate::{
 };
 use arrow_array::{Array, RecordBatch, cast::AsArray, types::*};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Schema};
 use schemas::{ChainPosition, Counters, EpochRecord, Output, OutputKind, RoomKind, RoomMessage, Verdict};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json, value::RawValue};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 const STATS_EVERY_MS: i64 = 1_000;
 /// Of one message; clients would not take more.
@@ -396,6 +399,12 @@ impl Serialize for JsonCell<'_> {
             DataType::Decimal128(_, _) => serde_json::from_str::<Value>(&text()?).ok().serialize(serializer),
             DataType::Utf8 if self.embedded => embedded(array.as_string::<i32>().value(row)).serialize(serializer),
             DataType::Utf8 => serializer.serialize_str(array.as_string::<i32>().value(row)),
+            DataType::List(item) => {
+                let items = RecordBatch::try_new(Arc::new(Schema::new(vec![item.as_ref().clone()])), vec![array.as_list::<i32>().value(row)]);
+                let items = items.map_err(serde::ser::Error::custom)?;
+                let rows = JsonRows::new(&items).map_err(serde::ser::Error::custom)?;
+                serializer.collect_seq((0..items.num_rows()).map(|row| JsonCell { rows: &rows, column: 0, row, embedded: false }))
+            }
             _ => serializer.serialize_str(&text()?),
         }
     }
@@ -417,7 +426,6 @@ mod tests {
     };
     use arrow_array::{ArrayRef, StringArray};
     use schemas::{EpochHeader, EpochId, EpochKind, Versions};
-    use std::sync::Arc;
 
     const JOB: &str = "CREATE SOURCE usage (tenant TEXT, subscriber_id TEXT, event_time TIMESTAMPTZ, WATERMARK FOR event_time AS event_time)
         WITH (topic = 'usage.v1', format = 'json', key = 'tenant, subscriber_id');

@@ -223,6 +223,9 @@ cases! {
     // JSON in a column
     a_path_of_names_and_numbers_reads_a_json_document,
     what_is_not_there_or_is_no_json_is_null,
+    array_agg_makes_a_list_of_each_window,
+    array_agg_by_another_key_has_the_values_of_all_tasks,
+    array_agg_over_changes_follows_the_rows_that_stand,
     arrows_read_a_json_document_as_in_postgres,
     a_number_in_a_json_document_is_added_up_in_a_window,
     // times

@@ -475,6 +475,7 @@ fn output_type(name: &str, data_type: &DataType) -> Result<DataType> {
         DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => DataType::Utf8,
         DataType::Timestamp(..) => timestamp(),
         DataType::Boolean | DataType::Utf8 | DataType::Date32 | DataType::Decimal128(..) => data_type.clone(),
+        DataType::List(item) | DataType::LargeList(item) => DataType::List(Arc::new(Field::new_list_field(output_type(name, item.data_type())?, true))),
         numeric if numeric.is_integer() || matches!(numeric, DataType::Float32 | DataType::Float64) => numeric.clone(),
         other => {
             let hint = match other {
