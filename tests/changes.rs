@@ -283,6 +283,21 @@ CREATE MATERIALIZED VIEW c AS SELECT tenant, sub, window_start, MAX(n) AS n FROM
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_no_view_had_read_is_read_from_its_beginning_by_the_first_that_does() {
+    let other = SOURCE.replace("SOURCE a", "SOURCE b");
+    let first = "CREATE MATERIALIZED VIEW first AS SELECT tenant, sub, COUNT(*) AS n FROM b GROUP BY tenant, sub;\n";
+    let versions = [(format!("{SOURCE}{other}{KEPT}"), BEFORE), (format!("{SOURCE}{other}{KEPT}{first}"), AFTER)];
+    let expected = unchanged(&versions[0].0, &versions, 1, "closed").await;
+    through(&versions, async |world| {
+        assert_eq!(world.rows(1, "closed").await, expected);
+        let first = world.rows(1, "first").await;
+        let most = |sub: &str| first.iter().filter(|r| r["sub"] == *sub).filter_map(|r| r["n"].as_i64()).max();
+        assert_eq!([most("s1"), most("s2"), most("s3")], [Some(5), Some(4), Some(2)], "of all rows, those of before too: {first:#?}");
+    })
+    .await;
+}
+
 /// Text of the error with which a version is refused after another.
 async fn refused(before: &str, after: &str) -> String {
     let world = World::new(1, false);

@@ -265,22 +265,25 @@ async fn take_over(setup: &TaskSetup, recovered: &mut Recovered, to: &Arc<JobVer
         let mut task = (setup.build)(&version.config)?;
         begins.extend(task.take_over(parts, ended, &change)?);
         let job = version.job().map_err(|e| TaskError::Version(e.to_string()))?;
-        let goes_on = |spec: &InputSpec| match spec {
-            InputSpec::Source { source, .. } => change.source_goes_on(&job.sources[*source].name),
-            InputSpec::Epochs { .. } => true,
+        let job_before = recovered.version.job().map_err(|e| TaskError::Version(e.to_string()))?;
+        let is_same = |was: &InputSpec, now: &InputSpec| match (was, now) {
+            (InputSpec::Source { source: was, .. }, InputSpec::Source { source: now, .. }) => {
+                let name = &job.sources[*now].name;
+                job_before.sources[*was].name == *name && change.is_as_it_was(name)
+            }
+            _ => was == now,
         };
         let mut inputs = Vec::new();
         for spec in task.inputs() {
-            let was = before.iter().position(|b| b.place() == spec.place()).filter(|_| goes_on(spec));
+            let was = before.iter().position(|was| is_same(was, spec));
             inputs.push(match was {
                 Some(was) => recovered.inputs[was],
                 None => beginning(setup, spec).await?,
             });
         }
-        (recovered.task, recovered.inputs) = (task, inputs);
+        (recovered.task, recovered.inputs, recovered.version) = (task, inputs, Arc::clone(&version));
         info!(group = setup.group, task = setup.partition, version = version.versions.sql, "took over from the version before");
     }
-    recovered.version = Arc::clone(to);
     recovered.taken_over = Some(begins);
     Ok(())
 }

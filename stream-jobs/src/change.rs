@@ -9,7 +9,10 @@ use crate::{
     plan::{Aggregate, AggregateCall, AggregateFunction, Body, Job, Phase, Relation, SourceSpec, Step, ViewSpec},
 };
 use arrow_schema::{Schema, SchemaRef};
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// How a view of the new job comes to its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +36,10 @@ pub struct Change {
     views: BTreeMap<String, Fate>,
     /// The aggregates that a view had to which more were added.
     had: BTreeMap<String, Vec<AggregateCall>>,
-    /// Sources whose place in the log, watermark and rows are still good.
-    sources: Vec<String>,
+    /// Sources that mean what they meant.
+    sources: BTreeSet<String>,
+    /// The levels at which they were read: there their place in the log, their watermark and their rows are still good.
+    read: BTreeSet<(String, u8)>,
     /// What a person is told: new, changed and removed views and rules.
     told: Vec<String>,
 }
@@ -59,7 +64,12 @@ impl Change {
     /// Every view that has no state to go on with and cannot begin in the middle.
     pub fn between(old: &Job, new: &Job) -> Result<Self, Vec<Refusal>> {
         let goes_on = |source: &&SourceSpec| old.sources.iter().any(|before| before.name == source.name && reads_on(before, source));
-        let mut change = Self { sources: new.sources.iter().filter(goes_on).map(|s| s.name.clone()).collect(), ..Self::default() };
+        let sources = new.sources.iter().filter(goes_on).map(|s| s.name.clone()).collect();
+        let of_view = |view: &ViewSpec| -> Vec<(String, u8)> {
+            let source = |input: Relation| if let Relation::Source(s) = input { Some((old.sources[s].name.clone(), view.level)) } else { None };
+            view.body.inputs().into_iter().filter_map(source).collect()
+        };
+        let mut change = Self { sources, read: old.views.iter().flat_map(of_view).collect(), ..Self::default() };
         let mut refused: Vec<Refusal> = Vec::new();
         for (i, view) in new.views.iter().enumerate() {
             match change.fate_of(old, new, i) {
@@ -92,8 +102,19 @@ impl Change {
         self.had.get(view).map_or(&[], Vec::as_slice)
     }
 
-    pub fn source_goes_on(&self, source: &str) -> bool {
-        self.sources.iter().any(|s| s == source)
+    /// The view has the state that it had.
+    pub fn goes_on(&self, view: &str) -> bool {
+        matches!(self.fate(view), Some(Fate::GoesOn | Fate::GoesOnWithMore))
+    }
+
+    /// The source means what it meant.
+    pub fn is_as_it_was(&self, source: &str) -> bool {
+        self.sources.contains(source)
+    }
+
+    /// The tasks of the level have read the source, and go on with it.
+    pub fn source_goes_on(&self, source: &str, level: u8) -> bool {
+        self.is_as_it_was(source) && self.read.contains(&(source.to_owned(), level))
     }
 
     /// A sentence for everything that is not as it was.
@@ -106,8 +127,8 @@ impl Change {
         let before = old.views.iter().position(|v| v.name == view.name);
         let inputs = view.body.inputs();
         let input_goes_on = |input: &Relation| match *input {
-            Relation::Source(s) => self.source_goes_on(&new.sources[s].name),
-            Relation::View(v) => matches!(self.fate(&new.views[v].name), Some(Fate::GoesOn | Fate::GoesOnWithMore)),
+            Relation::Source(s) => self.source_goes_on(&new.sources[s].name, view.level),
+            Relation::View(v) => self.goes_on(&new.views[v].name),
         };
         let Some(before) = before else { return self.beginning(new, i) };
         let same = identity(old, before) == identity(new, i);
@@ -132,7 +153,7 @@ impl Change {
         let view = &new.views[i];
         let inputs = view.body.inputs();
         let is_whole = |input: &Relation| match *input {
-            Relation::Source(s) => !self.source_goes_on(&new.sources[s].name),
+            Relation::Source(s) => !self.source_goes_on(&new.sources[s].name, view.level),
             Relation::View(v) => self.fate(&new.views[v].name) == Some(Fate::FromBeginning),
         };
         if inputs.iter().all(is_whole) {
@@ -153,7 +174,7 @@ impl Change {
 
     fn tell(&self, old: &Job, new: &Job) -> Vec<String> {
         let mut told = Vec::new();
-        for source in new.sources.iter().filter(|s| !self.source_goes_on(&s.name)) {
+        for source in new.sources.iter().filter(|s| !self.is_as_it_was(&s.name)) {
             told.push(format!("`{}` is read from the beginning of `{}`", source.name, source.topic));
         }
         for view in new.views.iter().filter(|v| v.visible && !is_alert(v)) {

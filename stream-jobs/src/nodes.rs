@@ -237,12 +237,12 @@ impl Nodes {
         }
     }
 
-    pub fn job(&self) -> &Job {
+    pub fn job(&self) -> &Arc<Job> {
         &self.job
     }
 
-    pub fn shared_job(&self) -> Arc<Job> {
-        Arc::clone(&self.job)
+    pub fn level(&self) -> u8 {
+        self.level
     }
 
     pub fn freeze(&mut self) -> Result<Vec<(String, Frozen)>, StateError> {
@@ -256,59 +256,47 @@ impl Nodes {
         Ok(parts)
     }
 
-    /// After a change of the job those parts that go on with it are taken.
+    /// After a change of the job those parts that go on with it are taken, and new windowed views begin. `seen`: the time of the newest row that
+    /// a source, or a view of another level, has given so far. Returns the views whose windows another level puts together, with the time that
+    /// these begin after.
     pub fn restore(
         &mut self,
         take: &mut dyn FnMut(String) -> Result<Pieces, StateError>,
         change: Option<&Change>,
         seen: &dyn Fn(Input) -> Option<i64>,
-    ) -> Result<(), StateError> {
+    ) -> Result<BTreeMap<String, i64>, StateError> {
         for (i, table) in &mut self.tables {
-            if change.is_none_or(|change| change.source_goes_on(&self.job.sources[*i].name)) {
+            if change.is_none_or(|change| change.source_goes_on(&self.job.sources[*i].name, self.level)) {
                 table.restore(take(table_part(&self.job, *i))?)?;
             }
         }
         let clock: BTreeMap<String, i64> = take("clock".to_owned())?.meta()?;
         let mut newest_of_views: BTreeMap<usize, Option<i64>> = BTreeMap::new();
+        let mut begins = BTreeMap::new();
         for node in &mut self.nodes {
             let newest = node.newest(&newest_of_views, seen);
             newest_of_views.insert(node.view, newest);
             let name = &node.spec.name;
             let fate = change.map_or(Some(Fate::GoesOn), |change| change.fate(name));
-            match (fate, change) {
-                (Some(Fate::GoesOn), _) => node.operator.restore(take(view_part(name))?)?,
-                (Some(Fate::GoesOnWithMore), Some(change)) => node.operator.restore_with_more(take(view_part(name))?, change.had(name), newest)?,
-                _ => continue,
+            match (fate, change, newest) {
+                (Some(Fate::GoesOn), ..) => node.operator.restore(take(view_part(name))?)?,
+                (Some(Fate::GoesOnWithMore), Some(change), _) => node.operator.restore_with_more(take(view_part(name))?, change.had(name), newest)?,
+                (Some(Fate::NextWindow), _, Some(newest)) if node.sends_states => begins.extend([(name.clone(), newest)]),
+                (Some(Fate::NextWindow), _, Some(newest)) => node.operator.begin(newest),
+                _ => {}
             }
-            node.last_now = clock.get(name).copied().unwrap_or(0);
+            if change.is_none_or(|change| change.goes_on(name)) {
+                node.last_now = clock.get(name).copied().unwrap_or(0);
+            }
         }
-        Ok(())
+        Ok(begins)
     }
 
     /// Takes back what the views that do not go on have told to stand.
-    pub fn end(&mut self, goes_on: &dyn Fn(&str) -> bool, watermark: Option<i64>, effects: &mut Effects) {
-        for node in self.nodes.iter_mut().filter(|node| !goes_on(&node.spec.name)) {
+    pub fn end(&mut self, change: &Change, watermark: Option<i64>, effects: &mut Effects) {
+        for node in self.nodes.iter_mut().filter(|node| !change.goes_on(&node.spec.name)) {
             node.operator.end(watermark, effects);
         }
-    }
-
-    /// Lets new windowed views begin. `seen`: the time of the newest row that a source, or a view of another level, has given so far. Returns
-    /// the views whose windows another level puts together, with the time that these begin after.
-    pub fn begin(&mut self, begins: &dyn Fn(&str) -> bool, seen: &dyn Fn(Input) -> Option<i64>) -> BTreeMap<String, i64> {
-        let mut newest_of_views: BTreeMap<usize, Option<i64>> = BTreeMap::new();
-        let mut told = BTreeMap::new();
-        for node in &mut self.nodes {
-            let newest = node.newest(&newest_of_views, seen);
-            newest_of_views.insert(node.view, newest);
-            if let Some(newest) = newest.filter(|_| begins(&node.spec.name)) {
-                if node.sends_states {
-                    told.insert(node.spec.name.clone(), newest);
-                } else {
-                    node.operator.begin(newest);
-                }
-            }
-        }
-        told
     }
 
     /// Another level has said after what time a view begins whose states it sends.

@@ -4,7 +4,7 @@
 //! SQL and models. That is what makes recovery its own test: the same epochs give the same outputs, compared by hash.
 
 use crate::{
-    change::{Change, Fate},
+    change::Change,
     delta::Delta,
     nodes::{Input, Nodes},
     ops::{Effects, Flow, OpError},
@@ -190,10 +190,12 @@ impl LevelTask {
         Ok(Self { inputs, sources, upstreams, nodes, outbox: Outbox::default(), now_ms: 0 })
     }
 
-    fn restore_after(&mut self, mut parts: BTreeMap<String, Pieces>, change: Option<&Change>) -> Result<(), StateError> {
+    /// What [`Nodes::restore`] returns.
+    fn restore_after(&mut self, mut parts: BTreeMap<String, Pieces>, change: Option<&Change>) -> Result<BTreeMap<String, i64>, StateError> {
+        let level = self.nodes.level();
         let mut take = |name: String| parts.remove(&name).ok_or(StateError::Missing(name));
         for source in self.sources.values_mut() {
-            if change.is_none_or(|change| change.source_goes_on(source.name())) {
+            if change.is_none_or(|change| change.source_goes_on(source.name(), level)) {
                 source.restore(take(source_part(source.name()))?)?;
             }
         }
@@ -206,7 +208,7 @@ impl LevelTask {
             }
         }
         self.outbox.restore(take("outbox".to_owned())?)?;
-        let job = self.nodes.shared_job();
+        let job = Arc::clone(self.nodes.job());
         let seen = |input| newest_of(&job, &self.sources, &self.upstreams, input);
         self.nodes.restore(&mut take, change, &seen)
     }
@@ -389,25 +391,24 @@ impl Task for LevelTask {
     }
 
     fn restore(&mut self, parts: BTreeMap<String, Pieces>) -> Result<(), StateError> {
-        self.restore_after(parts, None)
+        self.restore_after(parts, None)?;
+        Ok(())
     }
 
     fn end(&mut self, change: &Change) -> Result<Option<Output>, OpError> {
         let mut effects = Effects::default();
         let watermark = self.outbox.watermark().0;
-        self.nodes.end(&|view| matches!(change.fate(view), Some(Fate::GoesOn | Fate::GoesOnWithMore)), watermark, &mut effects);
+        self.nodes.end(change, watermark, &mut effects);
         effects.raised.into_output()
     }
 
     fn take_over(&mut self, parts: BTreeMap<String, Pieces>, ended: Option<Output>, change: &Change) -> Result<BTreeMap<String, i64>, OpError> {
-        self.restore_after(parts, Some(change))?;
+        let begins = self.restore_after(parts, Some(change))?;
         let hold = self.outbox.watermark();
         if let Some(output) = ended {
             self.outbox.push(output, hold)?;
         }
-        let job = self.nodes.shared_job();
-        let (sources, upstreams) = (&self.sources, &self.upstreams);
-        Ok(self.nodes.begin(&|view| change.fate(view) == Some(Fate::NextWindow), &|input| newest_of(&job, sources, upstreams, input)))
+        Ok(begins)
     }
 
     fn status(&self) -> TaskStatus {
