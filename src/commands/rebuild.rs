@@ -84,9 +84,21 @@ pub async fn build(
     let caught_up = loop {
         tokio::select! {
             () = stop.cancelled() => break false,
-            // Whoever ends before its time has failed.
-            _ = &mut old => { new_stop.cancel(); new.await.context("the engine broke")??; anyhow::bail!("the job that served has ended while the new one was built"); }
-            ended = &mut new => { old_stop.cancel(); old.await.context("the engine broke")??; ended.context("the engine broke")??; anyhow::bail!("the build has ended before its time"); }
+            // Whoever ends before its time has failed: its error is the one that is told.
+            ended = &mut old => {
+                new_stop.cancel();
+                let other = new.await;
+                ended.context("the engine broke")??;
+                other.context("the engine broke")??;
+                anyhow::bail!("the job that served has ended while the new one was built");
+            }
+            ended = &mut new => {
+                old_stop.cancel();
+                let other = old.await;
+                ended.context("the engine broke")??;
+                other.context("the engine broke")??;
+                anyhow::bail!("the build has ended before its time");
+            }
             () = tokio::time::sleep(ASK_EVERY) => {}
         }
         if statuses.caught_up(&planned, expected) {

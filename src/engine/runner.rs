@@ -162,10 +162,8 @@ impl Engine {
         let (totals, statuses) = (Arc::new(Totals::default()), Statuses::default());
         let mut work = JoinSet::new();
         for group in groups(&config, &job) {
-            if let Some(dir) = &config.sink_dir {
-                // A wrong option of a sink is an error of the start.
-                sinks_of(&config, &job, group.level, dir)?;
-            }
+            // A wrong option of a sink is an error of the start.
+            sinks_of(&config, &job, group.level)?;
             let shared = Shared {
                 config: config.clone(),
                 job: Arc::clone(&job),
@@ -295,8 +293,10 @@ pub fn skippers(config: &EngineConfig, job: &Job) -> Result<Vec<Skipper>, TaskEr
     Ok(all)
 }
 
-/// The sinks of a level's views; the room tasks (`None`) have none. Each keeps its own cursor, so a slow one holds nobody back.
-pub(super) fn sinks_of(config: &EngineConfig, job: &Job, level: Option<u8>, dir: &std::path::Path) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
+/// The sinks of a level's views; the room tasks (`None`) have none, and none runs without a folder. Each keeps its own cursor, so a slow one holds
+/// nobody back.
+pub(super) fn sinks_of(config: &EngineConfig, job: &Job, level: Option<u8>) -> Result<Vec<Box<dyn sinks::Sink>>, sinks::SinkError> {
+    let Some(dir) = &config.sink_dir else { return Ok(Vec::new()) };
     let of_group = job.sinks.iter().filter(|s| s.connector != "room" && Some(job.views[s.view].level) == level);
     of_group.map(|spec| sinks::build(&sink_options(config, spec, job, dir))).collect()
 }
@@ -375,16 +375,14 @@ impl Shared {
         let mut work: JoinSet<Result<(), EngineError>> = JoinSet::new();
         let (setup, totals, task_stop) = (self.setup(group, ownership, partition), Arc::clone(&self.totals), stop.clone());
         work.spawn(async move { Ok(task_loop::run(setup, totals, task_stop).await?) });
-        if let Some(dir) = &self.config.sink_dir {
-            for sink in sinks_of(&self.config, &self.job, group.level, dir)? {
-                let source = ChainFollower::new(&self.log, &epoch_topic(&group.name), partition, ChainPosition::default()).map_err(TaskError::from)?;
-                let (snapshots, stop) = (SnapshotStore::new(Arc::clone(&self.snapshots), &group.name, partition), stop.clone());
-                let (log, topic) = (Arc::clone(&self.log), epoch_topic(&group.name));
-                work.spawn(async move {
-                    let anchor = upkeep::first_known(&log, &topic, partition, &snapshots).await?;
-                    Ok(sinks::drive(sink, partition, source.anchored(anchor), stop).await?)
-                });
-            }
+        for sink in sinks_of(&self.config, &self.job, group.level)? {
+            let source = ChainFollower::new(&self.log, &epoch_topic(&group.name), partition, ChainPosition::default()).map_err(TaskError::from)?;
+            let (snapshots, stop) = (SnapshotStore::new(Arc::clone(&self.snapshots), &group.name, partition), stop.clone());
+            let (log, topic) = (Arc::clone(&self.log), epoch_topic(&group.name));
+            work.spawn(async move {
+                let anchor = upkeep::first_known(&log, &topic, partition, &snapshots).await?;
+                Ok(sinks::drive(sink, partition, source.anchored(anchor), stop).await?)
+            });
         }
         if let Some(interval) = self.config.upkeep_interval {
             let (upkeep, stop) = (self.upkeep(group, partition, interval), stop.clone());
@@ -419,7 +417,6 @@ impl Shared {
             snapshots: Arc::clone(&self.snapshots),
             readers: readers.collect(),
             config: config.clone(),
-            sink_dir: config.sink_dir.clone(),
             interval,
         }
     }

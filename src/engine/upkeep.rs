@@ -8,7 +8,7 @@ use super::{EngineConfig, TaskError, runner::sinks_of, task_loop::BuildTask};
 use ingest::{ErrorKind, log::Log};
 use object_store::ObjectStore;
 use schemas::ChainPosition;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use stream_jobs::{
     plan::Job,
     rooms::rooms_group,
@@ -39,8 +39,6 @@ pub struct Upkeep {
     pub snapshots: Arc<dyn ObjectStore>,
     pub readers: Vec<Reader>,
     pub config: EngineConfig,
-    /// The folder that sinks' paths start from; `None`: no sink runs.
-    pub sink_dir: Option<PathBuf>,
     pub interval: Duration,
 }
 
@@ -125,10 +123,8 @@ impl Upkeep {
             let Some(snapshot) = self.snapshot_of(&reader.group, reader.task).await? else { return Ok(None) };
             least = least.min(snapshot.inputs.get(input).copied().unwrap_or(0));
         }
-        if let Some(dir) = &self.sink_dir {
-            for mut sink in sinks_of(&self.config, &self.job, self.level, dir)? {
-                least = least.min(sink.cursor(self.partition).await?.next_offset);
-            }
+        for mut sink in sinks_of(&self.config, &self.job, self.level)? {
+            least = least.min(sink.cursor(self.partition).await?.next_offset);
         }
         if self.level.is_none() {
             let Some(served) = self.snapshot_of(&rooms_snapshots_group(&self.job.name), 0).await? else { return Ok(None) };

@@ -60,8 +60,7 @@ pub struct ChangeError {
 impl JobHistory {
     /// What the store knows of the job, without the SQL at hand; empty where it never ran.
     pub async fn known(config: &EngineConfig, store: &dyn ObjectStore) -> Result<Self, StartError> {
-        let folder = Path::from(format!("jobs/{}", config.job_name));
-        let mut files: Vec<Path> = store.list(Some(&folder)).map_ok(|o| o.location).try_collect().await?;
+        let mut files: Vec<Path> = store.list(Some(&Path::from(folder(&config.job_name)))).map_ok(|o| o.location).try_collect().await?;
         files.sort_unstable();
         let mut versions = Vec::with_capacity(files.len());
         for file in files {
@@ -81,8 +80,7 @@ impl JobHistory {
     /// What is otherwise in the job at hand than in the one that ran last; `None` where nothing is, or none did.
     pub fn change(&self, config: &EngineConfig, job: &Job) -> Result<Option<Change>, StartError> {
         let Some(last) = self.versions.last().filter(|_| !self.is_current(config, job)) else { return Ok(None) };
-        let refused = |refusals| StartError::Change(ChangeError { job: job.name.clone(), refusals });
-        Change::between(&*last.job()?, job).map(Some).map_err(refused)
+        Ok(Some(between(&*last.job()?, job)?))
     }
 
     /// The job at hand is the version that ran last.
@@ -101,7 +99,7 @@ impl JobHistory {
             }
             let number = known.versions.last().map_or(1, |last| last.versions.number + 1);
             let versions = versions(config, job, number);
-            let file = Path::from(format!("jobs/{}/{number:06}.json", job.name));
+            let file = Path::from(format!("{}/{number:06}.json", folder(&job.name)));
             let unwritable = |e: serde_json::Error| StartError::KeptJob { file: file.to_string(), reason: e.to_string() };
             let model = |(name, model): (&String, &Arc<models::ChurnModel>)| Ok((name.clone(), to_bits(serde_json::to_value(model.as_ref())?)));
             let models = config.models.iter().map(model).collect::<Result<_, _>>().map_err(unwritable)?;
@@ -124,6 +122,7 @@ impl JobHistory {
         self.versions.last()
     }
 
+    /// The version under these names and this number.
     pub fn find(&self, versions: &Versions) -> Option<&Arc<JobVersion>> {
         self.versions.iter().find(|v| v.versions == *versions)
     }
@@ -135,11 +134,19 @@ impl JobHistory {
         let all: Vec<&Arc<JobVersion>> = self.versions.iter().filter(on_the_way).collect();
         for pair in all.windows(2) {
             let job = pair[1].job()?;
-            let refused = |refusals| StartError::Change(ChangeError { job: job.name.clone(), refusals });
-            steps.push((Arc::clone(pair[1]), Change::between(&*pair[0].job()?, &job).map_err(refused)?));
+            steps.push((Arc::clone(pair[1]), between(&*pair[0].job()?, &job)?));
         }
         Ok(steps)
     }
+}
+
+fn between(old: &Job, new: &Job) -> Result<Change, ChangeError> {
+    Change::between(old, new).map_err(|refusals| ChangeError { job: new.name.clone(), refusals })
+}
+
+/// Where the versions of a job are kept, each under its number.
+fn folder(job: &str) -> String {
+    format!("jobs/{job}")
 }
 
 pub fn versions(config: &EngineConfig, job: &Job, number: u64) -> Versions {
