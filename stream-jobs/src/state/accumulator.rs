@@ -9,6 +9,7 @@ use super::{
     column::Column,
     exact::ExactSum,
     number::{Fold, ValueColumn, Values},
+    whole::{self, WholeSum},
 };
 use crate::plan::{AggregateCall, AggregateFunction};
 use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, cast::AsArray, types::*};
@@ -18,6 +19,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub enum Accumulator {
     Count(Column<i64>),
+    Sum(WholeSum),
+    /// The least or the greatest value.
     Number {
         value: ValueColumn,
         seen: Column<i64>,
@@ -62,7 +65,7 @@ impl Accumulator {
         match &call.function {
             AggregateFunction::Count => Self::Count(Column::default()),
             AggregateFunction::Sum if call.data_type == DataType::Float64 => exact(false),
-            AggregateFunction::Sum => number(Fold::Add),
+            AggregateFunction::Sum => Self::Sum(WholeSum::new(&call.data_type)),
             AggregateFunction::Min => number(Fold::Min),
             AggregateFunction::Max => number(Fold::Max),
             AggregateFunction::Avg => exact(true),
@@ -76,6 +79,7 @@ impl Accumulator {
     pub fn empty(&self) -> Self {
         match self {
             Self::Count(_) => Self::Count(Column::default()),
+            Self::Sum(sum) => Self::Sum(sum.empty()),
             Self::Exact { mean, .. } => Self::Exact { sum: Column::default(), seen: Column::default(), mean: *mean },
             Self::Number { fold, data_type, .. } => {
                 Self::Number { value: ValueColumn::new(data_type), seen: Column::default(), fold: *fold, data_type: data_type.clone() }
@@ -91,6 +95,7 @@ impl Accumulator {
     pub fn clear(&mut self, slot: usize) {
         match self {
             Self::Count(c) => *c.get_mut(slot) = 0,
+            Self::Sum(sum) => sum.clear(slot),
             Self::Exact { sum, seen, .. } => {
                 *sum.get_mut(slot) = ExactSum::default();
                 *seen.get_mut(slot) = 0;
@@ -107,6 +112,7 @@ impl Accumulator {
     pub fn grow(&mut self, len: usize) {
         match self {
             Self::Count(c) => c.grow(len, 0),
+            Self::Sum(sum) => sum.grow(len),
             Self::Number { value, seen, .. } => {
                 value.grow(len);
                 seen.grow(len, 0);
@@ -127,6 +133,7 @@ impl Accumulator {
     pub fn update(&mut self, rows: &Rows<'_>) -> Result<(), StateError> {
         match self {
             Self::Count(c) => count(c, rows, 1),
+            Self::Sum(sum) => sum.fold(rows, false)?,
             Self::Number { value, seen, fold, .. } => value.fold(seen, rows.slots, &Values::new(&rows.args[0])?, *fold)?,
             Self::Exact { sum, seen, .. } => add_exactly(sum, seen, rows, false)?,
             Self::Edge { value, seen, time, last, data_type } => update_edge(value, seen, time, *last, data_type, rows)?,
@@ -139,7 +146,7 @@ impl Accumulator {
     pub fn retract(&mut self, rows: &Rows<'_>) -> Result<(), StateError> {
         match self {
             Self::Count(c) => count(c, rows, -1),
-            Self::Number { value, seen, fold: Fold::Add, .. } => value.fold(seen, rows.slots, &Values::new(&rows.args[0])?, Fold::Subtract)?,
+            Self::Sum(sum) => sum.fold(rows, true)?,
             Self::Exact { sum, seen, .. } => add_exactly(sum, seen, rows, true)?,
             Self::Rows(bag) => bag.take_back(rows)?,
             Self::Number { .. } | Self::Edge { .. } => debug_assert!(false, "the planner lets this aggregate stand over appended rows only"),
@@ -152,6 +159,7 @@ impl Accumulator {
         let pairs = || slots.iter().zip(sources).map(|(a, b)| (*a as usize, *b as usize));
         match (self, other) {
             (Self::Count(c), Self::Count(o)) => pairs().for_each(|(slot, source)| *c.get_mut(slot) += *o.get(source)),
+            (Self::Sum(sum), Self::Sum(other)) => sum.merge(slots, other, sources, false),
             (Self::Number { value, seen, fold, .. }, Self::Number { value: v, seen: n, .. }) => {
                 for (slot, source) in pairs().filter(|(_, source)| *n.get(*source) > 0) {
                     value.fold_one(slot, *seen.get(slot) > 0, v, source, *fold);
@@ -181,7 +189,7 @@ impl Accumulator {
 
     /// True where [`Accumulator::unmerge`] can take a merged group back.
     pub fn unmerges(&self) -> bool {
-        matches!(self, Self::Count(_) | Self::Exact { .. } | Self::Number { fold: Fold::Add, .. })
+        matches!(self, Self::Count(_) | Self::Sum(_) | Self::Exact { .. })
     }
 
     /// Takes group `sources[i]` of `other`, merged before, out of group `slots[i]`.
@@ -189,12 +197,7 @@ impl Accumulator {
         let pairs = || slots.iter().zip(sources).map(|(a, b)| (*a as usize, *b as usize));
         match (self, other) {
             (Self::Count(c), Self::Count(o)) => pairs().for_each(|(slot, source)| *c.get_mut(slot) -= *o.get(source)),
-            (Self::Number { value, seen, .. }, Self::Number { value: v, seen: n, .. }) => {
-                for (slot, source) in pairs().filter(|(_, source)| *n.get(*source) > 0) {
-                    value.fold_one(slot, true, v, source, Fold::Subtract);
-                    *seen.get_mut(slot) -= *n.get(source);
-                }
-            }
+            (Self::Sum(sum), Self::Sum(other)) => sum.merge(slots, other, sources, true),
             (Self::Exact { sum, seen, .. }, Self::Exact { sum: s, seen: n, .. }) => {
                 for (slot, source) in pairs() {
                     sum.get_mut(slot).retract(s.get(source));
@@ -213,6 +216,7 @@ impl Accumulator {
                 let n = states[0].as_primitive::<Int64Type>();
                 slots.iter().zip(n.values()).for_each(|(slot, n)| *c.get_mut(*slot as usize) += n);
             }
+            Self::Sum(sum) => sum.add_states(slots, states)?,
             Self::Number { .. } => self.update(&rows)?,
             Self::Exact { sum, seen, .. } => {
                 let (sums, n) = (exact_sums(&states[0])?, states[1].as_primitive::<Int64Type>());
@@ -236,6 +240,7 @@ impl Accumulator {
         match &call.function {
             AggregateFunction::Count => vec![field(0, DataType::Int64)],
             AggregateFunction::Sum if call.data_type == DataType::Float64 => vec![field(0, DataType::Binary), field(1, DataType::Int64)],
+            AggregateFunction::Sum => vec![field(0, whole::kept_type(&call.data_type)), field(1, DataType::Int64)],
             AggregateFunction::Avg => vec![field(0, DataType::Binary), field(1, DataType::Int64)],
             AggregateFunction::DataFusion(_) => Bag::state_types(&call.arg_types).into_iter().enumerate().map(|(j, t)| field(j, t)).collect(),
             AggregateFunction::FirstValue | AggregateFunction::LastValue => vec![field(0, call.data_type.clone()), field(1, DataType::Int64)],
@@ -247,6 +252,7 @@ impl Accumulator {
         let gather = |c: &Column<i64>| Arc::new(Int64Array::from_iter_values(slots.iter().map(|s| *c.get(*s as usize)))) as ArrayRef;
         Ok(match self {
             Self::Count(c) => vec![gather(c)],
+            Self::Sum(sum) => sum.states(slots),
             Self::Exact { sum, seen, .. } => vec![exact_array(slots.iter().map(|s| sum.get(*s as usize))), gather(seen)],
             Self::Edge { time, .. } => vec![self.evaluate(slots)?, gather(time)],
             Self::Number { .. } => vec![self.evaluate(slots)?],
@@ -258,6 +264,7 @@ impl Accumulator {
     pub fn evaluate(&self, slots: &[u32]) -> Result<ArrayRef, StateError> {
         match self {
             Self::Count(c) => Ok(Arc::new(Int64Array::from_iter_values(slots.iter().map(|s| *c.get(*s as usize))))),
+            Self::Sum(sum) => sum.evaluate(slots),
             Self::Number { value, seen, data_type, .. } | Self::Edge { value, seen, data_type, .. } => value.evaluate(seen, slots, data_type),
             Self::Exact { sum, seen, mean } => Ok(Arc::new(Float64Array::from_iter(slots.iter().map(|s| {
                 let (n, sum) = (*seen.get(*s as usize), sum.get(*s as usize));
@@ -270,6 +277,7 @@ impl Accumulator {
     pub fn freeze(&mut self) -> Self {
         match self {
             Self::Count(c) => Self::Count(c.freeze()),
+            Self::Sum(sum) => Self::Sum(sum.freeze()),
             Self::Number { value, seen, fold, data_type } => {
                 Self::Number { value: value.freeze(), seen: seen.freeze(), fold: *fold, data_type: data_type.clone() }
             }
@@ -281,11 +289,12 @@ impl Accumulator {
         }
     }
 
-    /// Snapshot columns (all groups), and the kept argument rows where the aggregate has them.
+    /// Snapshot columns (all groups), and what the aggregate keeps beside them: argument rows, or the rounds of its sums.
     pub fn to_snapshot(&self) -> Result<(Vec<ArrayRef>, Option<RecordBatch>), StateError> {
         let counts = |c: &Column<i64>| Arc::new(Int64Array::from_iter_values(c.iter().copied())) as ArrayRef;
         Ok(match self {
             Self::Count(c) => (vec![counts(c)], None),
+            Self::Sum(sum) => sum.to_snapshot()?,
             Self::Number { value, seen, data_type, .. } => (vec![value.to_array(data_type)?, counts(seen)], None),
             Self::Exact { sum, seen, .. } => (vec![exact_array(sum.iter()), counts(seen)], None),
             Self::Edge { value, seen, time, data_type, .. } => (vec![value.to_array(data_type)?, counts(seen), counts(time)], None),
@@ -300,6 +309,10 @@ impl Accumulator {
             Self::Count(c) => {
                 *c = counts(&columns[0]);
                 1
+            }
+            Self::Sum(sum) => {
+                sum.restore(columns, rows.as_ref());
+                2
             }
             Self::Number { value, seen, .. } => {
                 value.restore(&columns[0])?;

@@ -10,6 +10,7 @@ pub mod exact;
 pub mod groups;
 pub mod keys;
 pub mod number;
+pub mod whole;
 
 pub use accumulator::Accumulator;
 pub use column::Column;

@@ -92,9 +92,9 @@ impl ValueColumn {
     /// Folds `values` into the groups `slots`; `seen[slot]` counts the values that were not null.
     pub fn fold(&mut self, seen: &mut Column<i64>, slots: &[u32], values: &Values, how: Fold) -> Result<(), StateError> {
         match (self, values) {
-            (Self::I64(c), Values::I64(v)) => fold_numbers(c, seen, slots, v.iter(), v.null_count() == 0, how, i64::wrapping_add, i64::wrapping_sub),
-            (Self::F64(c), Values::F64(v)) => fold_numbers(c, seen, slots, v.iter(), v.null_count() == 0, how, |a, b| a + b, |a, b| a - b),
-            (Self::I128(c), Values::I128(v)) => fold_numbers(c, seen, slots, v.iter(), v.null_count() == 0, how, i128::wrapping_add, i128::wrapping_sub),
+            (Self::I64(c), Values::I64(v)) => fold_numbers(c, seen, slots, v.iter(), how),
+            (Self::F64(c), Values::F64(v)) => fold_numbers(c, seen, slots, v.iter(), how),
+            (Self::I128(c), Values::I128(v)) => fold_numbers(c, seen, slots, v.iter(), how),
             (Self::Scalar(c), Values::Scalar(v)) => return fold_scalars(c, seen, slots, v, how),
             _ => return Err(StateError::Arrow(ArrowError::CastError("an aggregate's values changed their type".to_owned()))),
         }
@@ -114,13 +114,13 @@ impl ValueColumn {
 
     /// Folds group `source` of `from` into group `slot`.
     pub fn fold_one(&mut self, slot: usize, filled: bool, from: &Self, source: usize, how: Fold) {
-        if !filled && how != Fold::Subtract {
+        if !filled {
             return self.copy_from(slot, from, source);
         }
         match (self, from) {
-            (Self::I64(c), Self::I64(f)) => apply(c.get_mut(slot), *f.get(source), how, i64::wrapping_add, i64::wrapping_sub),
-            (Self::F64(c), Self::F64(f)) => apply(c.get_mut(slot), *f.get(source), how, |a, b| a + b, |a, b| a - b),
-            (Self::I128(c), Self::I128(f)) => apply(c.get_mut(slot), *f.get(source), how, i128::wrapping_add, i128::wrapping_sub),
+            (Self::I64(c), Self::I64(f)) => apply(c.get_mut(slot), *f.get(source), how),
+            (Self::F64(c), Self::F64(f)) => apply(c.get_mut(slot), *f.get(source), how),
+            (Self::I128(c), Self::I128(f)) => apply(c.get_mut(slot), *f.get(source), how),
             (Self::Scalar(c), Self::Scalar(f)) => apply_scalar(c.get_mut(slot), f.get(source).clone(), how),
             _ => debug_assert!(false, "columns of one aggregate have one representation"),
         }
@@ -179,16 +179,12 @@ impl ValueColumn {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fold {
-    Add,
-    Subtract,
     Min,
     Max,
 }
 
-fn apply<T: Copy + PartialOrd>(held: &mut T, value: T, how: Fold, add: fn(T, T) -> T, subtract: fn(T, T) -> T) {
+fn apply<T: Copy + PartialOrd>(held: &mut T, value: T, how: Fold) {
     match how {
-        Fold::Add => *held = add(*held, value),
-        Fold::Subtract => *held = subtract(*held, value),
         Fold::Min if value < *held => *held = value,
         Fold::Max if value > *held => *held = value,
         Fold::Min | Fold::Max => {}
@@ -202,33 +198,17 @@ fn apply_scalar(held: &mut ScalarValue, value: ScalarValue, how: Fold) {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one loop serves three number types")]
-fn fold_numbers<T: Copy + PartialOrd>(
-    column: &mut Column<T>,
-    seen: &mut Column<i64>,
-    slots: &[u32],
-    values: impl Iterator<Item = Option<T>>,
-    all_valid: bool,
-    how: Fold,
-    add: fn(T, T) -> T,
-    subtract: fn(T, T) -> T,
-) {
-    // A sum starts from zero, so the first value needs no branch.
-    let sums = matches!(how, Fold::Add | Fold::Subtract);
-    let step = if how == Fold::Subtract { -1 } else { 1 };
+fn fold_numbers<T: Copy + PartialOrd>(column: &mut Column<T>, seen: &mut Column<i64>, slots: &[u32], values: impl Iterator<Item = Option<T>>, how: Fold) {
     for (slot, value) in slots.iter().zip(values) {
-        let (slot, Some(value)) = (*slot as usize, value) else {
-            debug_assert!(!all_valid);
-            continue;
-        };
+        let (slot, Some(value)) = (*slot as usize, value) else { continue };
         let n = seen.get_mut(slot);
         let held = column.get_mut(slot);
-        if *n == 0 && !sums {
+        if *n == 0 {
             *held = value;
         } else {
-            apply(held, value, how, add, subtract);
+            apply(held, value, how);
         }
-        *n += step;
+        *n += 1;
     }
 }
 

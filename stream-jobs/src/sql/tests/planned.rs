@@ -179,7 +179,7 @@ fn a_windowed_aggregate_by_another_key_is_split() {
     assert_eq!(
         columns(partial),
         format!(
-            "upper(x.region) Utf8, window_start {time}, window_end {time}, __pane_start {time}, __pane_end {time}, __missed {time}, __s0_0 Int64, __s1_0 Binary, __s1_1 Int64, __s2_0 Utf8, __s2_1 Int64, __s3_0 Int64"
+            "upper(x.region) Utf8, window_start {time}, window_end {time}, __pane_start {time}, __pane_end {time}, __missed {time}, __s0_0 Int64, __s0_1 Int64, __s1_0 Binary, __s1_1 Int64, __s2_0 Utf8, __s2_1 Int64, __s3_0 Int64"
         )
     );
     let (below, above) = (aggregate_of(partial), aggregate_of(result));
