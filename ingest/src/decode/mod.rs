@@ -20,7 +20,7 @@ use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOp
 use arrow_json::{ReaderBuilder, reader::Decoder};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef, TimeUnit};
 use plain::PlainColumns;
-use scan::{Column, Span, Wants};
+use scan::{Column, Scanner, Span, Wants};
 use schemas::{
     DeadLetter, DeadReason, Record, SourceBatch,
     record::{TABLE_VALUE_BYTES_MAX, TOO_LARGE_HEADER},
@@ -52,12 +52,11 @@ pub struct DecoderSpec {
 
 pub struct SourceDecoder {
     spec: DecoderSpec,
-    columns: Vec<Column>,
+    scanner: Scanner,
     /// Columns that a CloudEvent's attributes fill: (`ce_` header, column).
     from_headers: Vec<(&'static str, usize)>,
     json_schema: SchemaRef,
     json: Decoder,
-    spans: Vec<Span>,
     text: Vec<u8>,
     /// Where all columns can be made without arrow-json.
     is_plain: bool,
@@ -95,8 +94,7 @@ impl SourceDecoder {
             from_headers: from_headers.into_iter().filter_map(|(header, column)| Some((header, column?))).collect(),
             json: json_decoder(&json_schema)?,
             json_schema,
-            spans: vec![0..0; columns.len()],
-            columns,
+            scanner: Scanner::new(columns),
             text: Vec::new(),
             is_plain: PlainColumns::can_hold(&spec.schema),
             plain_rests: 0,
@@ -171,19 +169,19 @@ impl SourceDecoder {
         if !record.headers.is_empty() && (is_structured(record) || record.header(TOO_LARGE_HEADER).is_some() || has_attributes()) {
             return None;
         }
-        let text = scan::fits(payload, &self.columns, &mut self.spans)?;
-        plain.append(text, &self.spans)
+        let text = self.scanner.fits(payload)?;
+        plain.append(text, self.scanner.spans())
     }
 
     /// Appends the columns of `record` to the text, as one JSON object.
     fn write_row(&mut self, record: &Record) -> Result<(), String> {
         let Some(payload) = &record.value else { return self.write_tombstone(record) };
-        if is_structured(record) || scan::fits(payload, &self.columns, &mut self.spans).is_none() {
+        if is_structured(record) || self.scanner.fits(payload).is_none() {
             return self.write_exactly(record);
         }
         let start = self.text.len();
         self.text.push(b'{');
-        for (column, span) in self.columns.iter().zip(&self.spans) {
+        for (column, span) in self.scanner.columns().iter().zip(self.scanner.spans()) {
             if !span.is_empty() {
                 exact::separate(&mut self.text, start);
                 self.text.extend_from_slice(&column.prefix);
@@ -191,9 +189,9 @@ impl SourceDecoder {
             }
         }
         if !record.headers.is_empty() {
-            for (column, text) in from_headers(&self.from_headers, record).filter(|(column, _)| self.spans[*column].is_empty()) {
+            for (column, text) in from_headers(&self.from_headers, record).filter(|(column, _)| self.scanner.spans()[*column].is_empty()) {
                 exact::separate(&mut self.text, start);
-                self.text.extend_from_slice(&self.columns[column].prefix);
+                self.text.extend_from_slice(&self.scanner.columns()[column].prefix);
                 exact::write_json(&Value::from(text), &mut self.text);
             }
         }
@@ -204,7 +202,7 @@ impl SourceDecoder {
     fn write_exactly(&mut self, record: &Record) -> Result<(), String> {
         let Some(payload) = &record.value else { return self.write_tombstone(record) };
         let extra: Vec<(usize, &str)> = from_headers(&self.from_headers, record).collect();
-        exact::rewrite(payload, is_structured(record), &self.columns, &extra, &mut self.text)
+        exact::rewrite(payload, is_structured(record), self.scanner.columns(), &extra, &mut self.text)
     }
 
     /// A tombstone is a row of its key columns alone.
@@ -220,7 +218,7 @@ impl SourceDecoder {
         let start = self.text.len();
         self.text.push(b'{');
         for (part, column) in parts.into_iter().zip(&self.spec.key) {
-            let column = &self.columns[*column];
+            let column = &self.scanner.columns()[*column];
             let value = match column.wants {
                 Wants::Text | Wants::Time => Value::from(part),
                 _ => serde_json::from_str(part).unwrap_or_else(|_| Value::from(part)),

@@ -50,7 +50,7 @@ impl PlainColumns {
         Self(schema.fields().iter().filter_map(|field| Builder::new(field.data_type(), rows)).collect())
     }
 
-    /// Appends a row of the values at `spans` of `record`, which [`super::scan::fits`] has found. None where a value is not what its kind
+    /// Appends a row of the values at `spans` of `record`, which [`super::scan::Scanner`] has found. None where a value is not what its kind
     /// looked like; the columns are then of unequal length, and good for [`PlainColumns::finish`] alone.
     pub fn append(&mut self, record: &str, spans: &[Span]) -> Option<()> {
         for (builder, span) in self.0.iter_mut().zip(spans) {

@@ -63,50 +63,106 @@ impl Wants {
 /// Where a column's value stands in the scanned bytes; empty where the column is missing or null.
 pub type Span = std::ops::Range<usize>;
 
-/// The text of `bytes` when it is one flat JSON object that fits `columns`; their values are then at `spans`.
-pub fn fits<'a>(bytes: &'a [u8], columns: &[Column], spans: &mut [Span]) -> Option<&'a str> {
-    spans.fill(0..0);
-    scan(bytes, columns, spans)?;
-    std::str::from_utf8(bytes).ok()
+/// Field names that a scanner remembers at most; the names of others are read letter by letter.
+const NAMES_MAX: usize = 64;
+
+/// Scans records of one source. It remembers which field name came after which: senders write theirs in one order, so a name mostly is known before
+/// it is read, and then costs one comparison.
+pub struct Scanner {
+    columns: Vec<Column>,
+    spans: Vec<Span>,
+    names: Vec<Name>,
+    /// By the place of a name in `names` and one more: the place of the name that came after it. The first is what came first.
+    after: Vec<usize>,
 }
 
-fn scan(bytes: &[u8], columns: &[Column], spans: &mut [Span]) -> Option<()> {
-    let mut at = expect(bytes, 0, b'{')?;
-    let mut hint = 0;
-    loop {
-        at = expect(bytes, at, b'"')?;
-        let key_end = text_end(bytes, at)?;
-        let key = &bytes[at..key_end];
-        at = blank(bytes, expect(bytes, key_end + 1, b':')?);
-        let found = column_of(key, columns, hint);
-        let wants = match found {
-            Some(column) => {
-                hint = column + 1;
-                Some(columns[column].wants)
+struct Name {
+    /// `"name":`, as it was written.
+    text: Vec<u8>,
+    column: Option<usize>,
+}
+
+impl Scanner {
+    pub fn new(columns: Vec<Column>) -> Self {
+        Self { spans: vec![0..0; columns.len()], columns, names: Vec::new(), after: vec![0] }
+    }
+
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Where the values of the columns stand in the record that was found to fit last.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// The text of `bytes` when it is one flat JSON object that fits the columns; their values are then at [`Scanner::spans`].
+    pub fn fits<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a str> {
+        self.spans.fill(0..0);
+        self.scan(bytes)?;
+        std::str::from_utf8(bytes).ok()
+    }
+
+    fn scan(&mut self, bytes: &[u8]) -> Option<()> {
+        let mut at = expect(bytes, 0, b'{')?;
+        let mut last = 0;
+        loop {
+            at = blank(bytes, at);
+            let column = match self.names.get(self.after[last]) {
+                Some(name) if bytes[at..].starts_with(&name.text) => {
+                    last = self.after[last] + 1;
+                    at += name.text.len();
+                    name.column
+                }
+                _ => {
+                    let column;
+                    (at, column, last) = self.read_name(bytes, at, last)?;
+                    column
+                }
+            };
+            at = blank(bytes, at);
+            let end = value_end(bytes, at, column.map(|column| self.columns[column].wants))?;
+            if let Some(column) = column {
+                self.spans[column] = if bytes[at] == b'n' { 0..0 } else { at..end };
             }
-            None if key == b"specversion" => return None,
-            None => None,
-        };
-        let end = value_end(bytes, at, wants)?;
-        if let Some(column) = found {
-            spans[column] = if bytes[at] == b'n' { 0..0 } else { at..end };
+            at = blank(bytes, end);
+            match bytes.get(at)? {
+                b',' => at += 1,
+                b'}' => break,
+                _ => return None,
+            }
         }
-        at = blank(bytes, end);
-        match bytes.get(at)? {
-            b',' => at += 1,
-            b'}' => break,
-            _ => return None,
-        }
+        (blank(bytes, at + 1) == bytes.len()).then_some(())
     }
-    (blank(bytes, at + 1) == bytes.len()).then_some(())
-}
 
-/// Fields mostly come in the order of the columns, so the one after the last match is tried first.
-fn column_of(key: &[u8], columns: &[Column], hint: usize) -> Option<usize> {
-    if columns.get(hint).is_some_and(|c| c.name.as_bytes() == key) {
-        return Some(hint);
+    /// A name that is another than the one that came after `last` before: where it ends behind its colon, its column, and its place for what
+    /// comes next.
+    fn read_name(&mut self, bytes: &[u8], from: usize, last: usize) -> Option<(usize, Option<usize>, usize)> {
+        let start = expect(bytes, from, b'"')?;
+        let end = text_end(bytes, start)?;
+        let key = &bytes[start..end];
+        let at = expect(bytes, end + 1, b':')?;
+        if key == b"specversion" {
+            return None;
+        }
+        let known = self.names.iter().position(|name| name.text[1..name.text.len() - 2] == *key);
+        let place = known.or_else(|| {
+            // With a blank in front of its colon it would not be met again.
+            (self.names.len() < NAMES_MAX && at == end + 2).then(|| {
+                let column = self.columns.iter().position(|c| c.name.as_bytes() == key);
+                self.names.push(Name { text: bytes[from..at].to_vec(), column });
+                self.after.push(0);
+                self.names.len() - 1
+            })
+        });
+        Some(match place {
+            Some(place) => {
+                self.after[last] = place;
+                (at, self.names[place].column, place + 1)
+            }
+            None => (at, self.columns.iter().position(|c| c.name.as_bytes() == key), 0),
+        })
     }
-    columns.iter().position(|c| c.name.as_bytes() == key)
 }
 
 /// Where the value at `at` ends, when it is a scalar of the wanted kind.
@@ -231,20 +287,22 @@ mod tests {
     fn what_passes_is_json_with_the_declared_kinds() {
         let good =
             [r#"{"tenant":"a","n":1,"x":1.5e3,"t":"2026-11-21T18:00:00Z"}"#, r#" { "n" : -12 , "other" : true, "t" : null , "x":0 } "#, r#"{"other":[]}"#];
-        let mut spans = vec![0..0; 4];
-        assert!(fits(good[0].as_bytes(), &columns(), &mut spans).is_some());
-        assert_eq!(&good[0][spans[2].clone()], "1.5e3");
-        assert!(fits(good[1].as_bytes(), &columns(), &mut spans).is_some());
-        assert_eq!((&good[1][spans[1].clone()], spans[3].clone(), spans[0].clone()), ("-12", 0..0, 0..0));
-        assert!(fits(good[2].as_bytes(), &columns(), &mut spans).is_none(), "nested values are for the exact check");
+        let mut scanner = Scanner::new(columns());
+        assert!(scanner.fits(good[0].as_bytes()).is_some());
+        assert_eq!(&good[0][scanner.spans()[2].clone()], "1.5e3");
+        assert!(scanner.fits(good[1].as_bytes()).is_some());
+        assert_eq!((&good[1][scanner.spans()[1].clone()], &scanner.spans()[3], &scanner.spans()[0]), ("-12", &(0..0), &(0..0)));
+        assert!(scanner.fits(good[2].as_bytes()).is_none(), "nested values are for the exact check");
     }
 
     #[test]
     fn what_serde_json_refuses_never_passes() {
         let seeds = [r#"{"tenant":"a","n":1,"x":-1.5e3,"t":"2026-11-21T18:00:00Z","u":null}"#, r#"{"n":0,"b":false}"#];
-        let mut spans = vec![0..0; 4];
         let mut passed = 0;
+        // One has seen the good record before, and knows its names.
+        let mut scanner = Scanner::new(columns());
         for seed in seeds {
+            assert!(scanner.fits(seed.as_bytes()).is_some());
             for at in 0..seed.len() {
                 for byte in 0..=255_u8 {
                     let (mut replaced, mut inserted) = (seed.as_bytes().to_vec(), seed.as_bytes().to_vec());
@@ -252,7 +310,9 @@ mod tests {
                     inserted.insert(at, byte);
                     let cut = seed.as_bytes()[..at].to_vec();
                     for bytes in [replaced, inserted, cut] {
-                        if fits(&bytes, &columns(), &mut spans).is_some() {
+                        let fits = Scanner::new(columns()).fits(&bytes).is_some();
+                        assert_eq!(scanner.fits(&bytes).is_some(), fits, "{}", String::from_utf8_lossy(&bytes));
+                        if fits {
                             passed += 1;
                             assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_ok(), "{}", String::from_utf8_lossy(&bytes));
                         }
@@ -293,9 +353,42 @@ mod tests {
             r#"{"n":true}"#,
             r#"{"n":9223372036854775808}"#,
         ];
-        let mut spans = vec![0..0; 4];
+        let mut scanner = Scanner::new(columns());
+        assert!(scanner.fits(br#"{"tenant":"a","n":1,"x":1,"t":null}"#).is_some());
         for text in bad {
-            assert!(fits(text.as_bytes(), &columns(), &mut spans).is_none(), "{text}");
+            assert!(scanner.fits(text.as_bytes()).is_none(), "{text}");
+            assert!(Scanner::new(columns()).fits(text.as_bytes()).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn names_that_are_remembered_change_nothing() {
+        let names = ["tenant", "n", "x", "t", "other", "n ", "tenan", "tenantt", "", "specversion"];
+        let mut scanner = Scanner::new(columns());
+        let mut random = 1_u64;
+        let mut draw = |n: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % n
+        };
+        for _ in 0..20_000 {
+            let fields: Vec<String> = (0..1 + draw(6))
+                .map(|_| format!("\"{}\"{}{}", names[draw(names.len())], [":", ":", ":", " :", ": "][draw(5)], ["1", "null", "\"a\""][draw(3)]))
+                .collect();
+            let text = format!("{{{}}}", fields.join([",", ",", " , "][draw(3)]));
+            let mut fresh = Scanner::new(columns());
+            assert_eq!(scanner.fits(text.as_bytes()), fresh.fits(text.as_bytes()), "{text}");
+            assert_eq!(scanner.spans(), fresh.spans(), "{text}");
+        }
+    }
+
+    #[test]
+    fn more_names_than_are_remembered_are_read_all_the_same() {
+        let mut scanner = Scanner::new(columns());
+        for i in 0..3 * NAMES_MAX {
+            let text = format!("{{\"f{i}\":1,\"n\":7}}");
+            assert!(scanner.fits(text.as_bytes()).is_some());
+            assert_eq!(&text[scanner.spans()[1].clone()], "7");
+        }
+        assert_eq!(scanner.names.len(), NAMES_MAX);
     }
 }
