@@ -412,6 +412,28 @@ fn the_same_text_planned_twice_is_the_same_job() {
     }
 }
 
+#[test]
+fn a_case_of_many_branches_is_the_same_each_time_that_it_is_planned() {
+    let branches: String = (0..20).map(|i| format!(" WHEN '{i}' THEN '{{map: {{{i}'")).collect();
+    let numbers: String = (0..20).map(|i| format!(" WHEN {i} THEN {}", i * 7)).collect();
+    let plan = |branches: &str, numbers: &str| {
+        let sql = format!(
+            "CREATE SOURCE s (k TEXT, n BIGINT, t TIMESTAMPTZ, WATERMARK FOR t AS t) WITH (topic = 's.v1', format = 'json', key = 'k');
+             CREATE MATERIALIZED VIEW w AS SELECT k, CASE k{branches} ELSE '' END AS name, sum(CASE n{numbers} END) AS n, window_end FROM TUMBLE(s, t, INTERVAL '1 minute') GROUP BY k, window_end EMIT ON WINDOW CLOSE;"
+        );
+        EngineConfig::new("case", &sql).plan().unwrap().0
+    };
+    let job = plan(&branches, &numbers);
+    for _ in 0..20 {
+        assert_eq!(Change::between(&job, &plan(&branches, &numbers)).unwrap().fate("w"), Some(Fate::GoesOn));
+    }
+    // What stands in the branches still counts.
+    for (branches, numbers) in [(branches.replace("map: {7'", "map: {8'"), numbers.clone()), (branches, numbers.replace("WHEN 19 ", "WHEN 21 "))] {
+        let change = Change::between(&job, &plan(&branches, &numbers));
+        assert!(change.is_err() || change.is_ok_and(|change| change.fate("w") != Some(Fate::GoesOn)));
+    }
+}
+
 /// How often each event stands in the files of a sink.
 fn totals_of(folder: &Folder, path: &str) -> BTreeMap<String, usize> {
     delivered(&folder.path().join("data").join(path))
