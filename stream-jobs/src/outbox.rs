@@ -14,6 +14,8 @@ pub const DEAD_LETTERS: &str = "dead_letters";
 /// So do the rows of tables that are copied beside them.
 const RECORD_BYTES: usize = 640 * 1024;
 
+const EMPTY_BATCH_BYTES: usize = 256;
+
 type Watermarks = (Option<i64>, BTreeMap<String, i64>);
 
 #[derive(Debug)]
@@ -132,6 +134,10 @@ impl Outbox {
 
 /// Takes the rows out that are larger than a record, and gives them as dead letters; `None` where there are none.
 fn without_too_large(output: &mut Output) -> Result<Option<Output>, ArrowError> {
+    // Almost always no row can be, and then none is looked at by itself.
+    if EMPTY_BATCH_BYTES + output.batch.columns().iter().map(|column| widest_of_column(column.as_ref())).sum::<usize>() <= RECORD_BYTES {
+        return Ok(None);
+    }
     let sizes: Vec<usize> = (0..output.batch.num_rows()).map(|row| bytes_of(&output.batch.slice(row, 1))).collect();
     let letter = |bytes: &usize| DeadLetter {
         topic: output.name.clone(),
@@ -154,7 +160,7 @@ fn without_too_large(output: &mut Output) -> Result<Option<Output>, ArrowError> 
 
 /// Bytes of the batch's rows, counted from its values, so that it comes out the same for equal rows wherever they lie in memory.
 fn bytes_of(batch: &RecordBatch) -> usize {
-    256 + batch.columns().iter().map(|column| bytes_of_column(column.as_ref())).sum::<usize>()
+    EMPTY_BATCH_BYTES + batch.columns().iter().map(|column| bytes_of_column(column.as_ref())).sum::<usize>()
 }
 
 fn bytes_of_column(c: &dyn arrow_array::Array) -> usize {
@@ -166,5 +172,18 @@ fn bytes_of_column(c: &dyn arrow_array::Array) -> usize {
         DataType::Binary => rows * 5 + c.as_binary::<i32>().iter().flatten().map(<[u8]>::len).sum::<usize>(),
         DataType::List(_) => rows * 5 + c.as_list::<i32>().iter().flatten().map(|items| bytes_of_column(items.as_ref())).sum::<usize>(),
         t => rows * (t.primitive_width().unwrap_or(16) + 1),
+    }
+}
+
+/// No value of the column has more bytes.
+fn widest_of_column(c: &dyn arrow_array::Array) -> usize {
+    use arrow_array::cast::AsArray;
+    use arrow_schema::DataType;
+    let widest = |offsets: &[i32]| offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or_default() + 5;
+    match c.data_type() {
+        DataType::Utf8 => widest(c.as_string::<i32>().offsets()),
+        DataType::Binary => widest(c.as_binary::<i32>().offsets()),
+        DataType::List(_) => bytes_of_column(c),
+        t => t.primitive_width().unwrap_or(16) + 1,
     }
 }
