@@ -10,7 +10,7 @@ use std::{cell::RefCell, sync::Arc};
 use xxhash_rust::xxh3::xxh3_64;
 
 const ARENA_CHUNK: usize = 64 * 1024;
-/// Keys that are hashed before the first of them is looked up: so the looking up, which waits for memory, overlaps.
+/// Keys that are hashed, and then guessed by their hashes, before the first of them is compared: so what waits for memory overlaps.
 const HASHED_AHEAD: usize = 256;
 
 /// Fewer ids, or a smaller share of all of them, are sorted by themselves.
@@ -117,13 +117,19 @@ impl KeyDictionary {
     /// Ids of `keys`, row by row.
     pub fn intern_all<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>, ids: &mut Vec<u32>) {
         let mut keys = keys.fuse();
-        let mut hashed: Vec<(&[u8], u64)> = Vec::with_capacity(HASHED_AHEAD);
+        let mut ahead: Vec<(&[u8], u64, Option<u32>)> = Vec::with_capacity(HASHED_AHEAD);
         loop {
-            hashed.extend(keys.by_ref().take(HASHED_AHEAD).map(|key| (key, xxh3_64(key))));
-            if hashed.is_empty() {
+            ahead.extend(keys.by_ref().take(HASHED_AHEAD).map(|key| (key, xxh3_64(key), None)));
+            if ahead.is_empty() {
                 return;
             }
-            ids.extend(hashed.drain(..).map(|(key, hash)| self.intern_hashed(key, hash)));
+            for (_, hash, guess) in &mut ahead {
+                *guess = self.table.find(*hash, |_| true).copied();
+            }
+            ids.extend(ahead.drain(..).map(|(key, hash, guess)| match guess {
+                Some(id) if Slot::of(key).is_some_and(|slot| *self.slots.get(id as usize) == slot) => id,
+                _ => self.intern_hashed(key, hash),
+            }));
         }
     }
 
