@@ -180,16 +180,16 @@ pub fn key_columns(group: &[GroupColumn], batch: &RecordBatch) -> Result<Vec<Arr
 pub fn fold_rows(groups: &mut Groups, rows: Option<&[u32]>, ids: &[u32], values: &[CallValues], times: &[i64], retract: bool) -> Result<(), OpError> {
     let picked: Option<Vec<u32>> = rows.map(|r| r.iter().map(|i| ids[*i as usize]).collect());
     let slots = groups.slots_for(picked.as_deref().unwrap_or(ids));
-    groups.count_rows(&slots, if retract { -1 } else { 1 });
     for (call, values) in values.iter().enumerate() {
         fold_call(groups, call, rows, &slots, values, times, retract)?;
     }
+    groups.count_rows(&slots, if retract { -1 } else { 1 });
     Ok(())
 }
 
 fn fold_call(groups: &mut Groups, call: usize, rows: Option<&[u32]>, slots: &[u32], values: &CallValues, times: &[i64], retract: bool) -> Result<(), OpError> {
     if rows.is_none() && values.kept.is_none() {
-        groups.update(call, &Rows { slots, args: &values.args, times }, retract)?;
+        groups.update(call, &Rows { slots, args: &values.args, times, filtered: false }, retract)?;
         return Ok(());
     }
     let all: Vec<u32>;
@@ -205,7 +205,7 @@ fn fold_call(groups: &mut Groups, call: usize, rows: Option<&[u32]>, slots: &[u3
     let times: Vec<i64> = rows.iter().map(|r| times[*r as usize]).collect();
     let indices = UInt32Array::from(rows);
     let args = values.args.iter().map(|a| take(a, &indices, None)).collect::<Result<Vec<_>, _>>()?;
-    groups.update(call, &Rows { slots: &slots, args: &args, times: &times }, retract)?;
+    groups.update(call, &Rows { slots: &slots, args: &args, times: &times, filtered: values.kept.is_some() }, retract)?;
     Ok(())
 }
 

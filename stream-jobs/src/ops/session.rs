@@ -284,7 +284,6 @@ impl SessionOperator {
             for (row, key) in keys.iter().enumerate() {
                 let number = self.place(*key, starts.value(row), ends.value(row), i64::MIN)?;
                 let slots = self.groups.slots_for(&[number]);
-                self.groups.count_rows(&slots, 1);
                 let mut at = bounds + 3;
                 for (i, call) in self.plan.aggregates.iter().enumerate() {
                     let n = Accumulator::state_fields(call, i).len();
@@ -292,6 +291,7 @@ impl SessionOperator {
                     self.groups.update_from_states(i, &slots, &states)?;
                     at += n;
                 }
+                self.groups.count_rows(&slots, 1);
             }
         }
         Ok(())

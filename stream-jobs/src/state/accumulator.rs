@@ -8,7 +8,9 @@ use super::{
     bag::Bag,
     column::Column,
     exact::ExactSum,
-    number::{Fold, ValueColumn, Values},
+    extreme::Extreme,
+    number::{self, Fold, ValueColumn, Values},
+    seen::Seen,
     whole::{self, WholeSum},
 };
 use crate::plan::{AggregateCall, AggregateFunction};
@@ -18,9 +20,10 @@ use std::sync::Arc;
 
 #[derive(Debug)]
 pub enum Accumulator {
-    Count(Column<i64>),
+    Count(Seen),
     Sum(WholeSum),
-    /// The least or the greatest value.
+    Extreme(Extreme),
+    /// The least or the greatest of what is no integer.
     Number {
         value: ValueColumn,
         seen: Column<i64>,
@@ -44,16 +47,21 @@ pub enum Accumulator {
     Rows(Bag),
 }
 
-/// The rows of one call: their groups, arguments and times. Rows that the call's `FILTER` refuses are not among them.
+/// The rows of one call: their groups, arguments and times.
 pub struct Rows<'a> {
     pub slots: &'a [u32],
     pub args: &'a [ArrayRef],
     pub times: &'a [i64],
+    /// The call has a `FILTER`: rows that it refuses are counted for their groups and are not among these.
+    pub filtered: bool,
 }
 
 impl Accumulator {
     pub fn new(call: &AggregateCall) -> Self {
-        let number = |fold| Self::Number { value: ValueColumn::new(&call.data_type), seen: Column::default(), fold, data_type: call.data_type.clone() };
+        let extreme = |fold| match &call.data_type {
+            data_type if number::is_i64(data_type) => Self::Extreme(Extreme::new(fold, data_type)),
+            data_type => Self::Number { value: ValueColumn::new(data_type), seen: Column::default(), fold, data_type: data_type.clone() },
+        };
         let edge = |last| Self::Edge {
             value: ValueColumn::new(&call.data_type),
             seen: Column::default(),
@@ -63,11 +71,11 @@ impl Accumulator {
         };
         let exact = |mean| Self::Exact { sum: Column::default(), seen: Column::default(), mean };
         match &call.function {
-            AggregateFunction::Count => Self::Count(Column::default()),
+            AggregateFunction::Count => Self::Count(Seen::default()),
             AggregateFunction::Sum if call.data_type == DataType::Float64 => exact(false),
             AggregateFunction::Sum => Self::Sum(WholeSum::new(&call.data_type)),
-            AggregateFunction::Min => number(Fold::Min),
-            AggregateFunction::Max => number(Fold::Max),
+            AggregateFunction::Min => extreme(Fold::Min),
+            AggregateFunction::Max => extreme(Fold::Max),
             AggregateFunction::Avg => exact(true),
             AggregateFunction::FirstValue => edge(false),
             AggregateFunction::LastValue => edge(true),
@@ -78,8 +86,9 @@ impl Accumulator {
     /// An accumulator of the same call without a group.
     pub fn empty(&self) -> Self {
         match self {
-            Self::Count(_) => Self::Count(Column::default()),
+            Self::Count(_) => Self::Count(Seen::default()),
             Self::Sum(sum) => Self::Sum(sum.empty()),
+            Self::Extreme(extreme) => Self::Extreme(extreme.empty()),
             Self::Exact { mean, .. } => Self::Exact { sum: Column::default(), seen: Column::default(), mean: *mean },
             Self::Number { fold, data_type, .. } => {
                 Self::Number { value: ValueColumn::new(data_type), seen: Column::default(), fold: *fold, data_type: data_type.clone() }
@@ -94,8 +103,9 @@ impl Accumulator {
     /// Leaves a group as if it had seen no row.
     pub fn clear(&mut self, slot: usize) {
         match self {
-            Self::Count(c) => *c.get_mut(slot) = 0,
+            Self::Count(seen) => seen.clear(slot),
             Self::Sum(sum) => sum.clear(slot),
+            Self::Extreme(extreme) => extreme.clear(slot),
             Self::Exact { sum, seen, .. } => {
                 *sum.get_mut(slot) = ExactSum::default();
                 *seen.get_mut(slot) = 0;
@@ -111,8 +121,9 @@ impl Accumulator {
     /// Room for groups up to `len`.
     pub fn grow(&mut self, len: usize) {
         match self {
-            Self::Count(c) => c.grow(len, 0),
+            Self::Count(seen) => seen.grow(len),
             Self::Sum(sum) => sum.grow(len),
+            Self::Extreme(extreme) => extreme.grow(len),
             Self::Number { value, seen, .. } => {
                 value.grow(len);
                 seen.grow(len, 0);
@@ -130,10 +141,23 @@ impl Accumulator {
         }
     }
 
-    pub fn update(&mut self, rows: &Rows<'_>) -> Result<(), StateError> {
+    /// Room for groups up to `len`, of whose rows none was for this aggregate.
+    pub fn grow_unseen(&mut self, len: usize) {
+        self.grow(len);
         match self {
-            Self::Count(c) => count(c, rows, 1),
-            Self::Sum(sum) => sum.fold(rows, false)?,
+            Self::Count(seen) => *seen = Seen::nothing(len),
+            Self::Sum(sum) => sum.has_seen_nothing(),
+            Self::Extreme(extreme) => extreme.has_seen_nothing(),
+            Self::Number { .. } | Self::Exact { .. } | Self::Edge { .. } | Self::Rows(_) => {}
+        }
+    }
+
+    /// Folds rows in. `counted` are the rows of all groups before these.
+    pub fn update(&mut self, rows: &Rows<'_>, counted: &Column<i64>) -> Result<(), StateError> {
+        match self {
+            Self::Count(seen) => count(seen, rows, counted, 1),
+            Self::Sum(sum) => sum.fold(rows, counted, false)?,
+            Self::Extreme(extreme) => extreme.fold(rows, counted)?,
             Self::Number { value, seen, fold, .. } => value.fold(seen, rows.slots, &Values::new(&rows.args[0])?, *fold)?,
             Self::Exact { sum, seen, .. } => add_exactly(sum, seen, rows, false)?,
             Self::Edge { value, seen, time, last, data_type } => update_edge(value, seen, time, *last, data_type, rows)?,
@@ -143,23 +167,25 @@ impl Accumulator {
     }
 
     /// Takes rows back. Over changes the planner makes kept rows of the aggregates that cannot.
-    pub fn retract(&mut self, rows: &Rows<'_>) -> Result<(), StateError> {
+    pub fn retract(&mut self, rows: &Rows<'_>, counted: &Column<i64>) -> Result<(), StateError> {
         match self {
-            Self::Count(c) => count(c, rows, -1),
-            Self::Sum(sum) => sum.fold(rows, true)?,
+            Self::Count(seen) => count(seen, rows, counted, -1),
+            Self::Sum(sum) => sum.fold(rows, counted, true)?,
             Self::Exact { sum, seen, .. } => add_exactly(sum, seen, rows, true)?,
             Self::Rows(bag) => bag.take_back(rows)?,
-            Self::Number { .. } | Self::Edge { .. } => debug_assert!(false, "the planner lets this aggregate stand over appended rows only"),
+            Self::Extreme(_) | Self::Number { .. } | Self::Edge { .. } => debug_assert!(false, "the planner lets this aggregate stand over appended rows only"),
         }
         Ok(())
     }
 
-    /// Folds group `sources[i]` of `other` into group `slots[i]`; `other` is later than what is here.
-    pub fn merge(&mut self, slots: &[u32], other: &Self, sources: &[u32]) -> Result<(), StateError> {
+    /// Folds group `sources[i]` of `other` into group `slots[i]`; `other` is later than what is here. `rows` and `other_rows` are those of the groups
+    /// before that.
+    pub fn merge(&mut self, slots: &[u32], rows: &Column<i64>, (other, other_rows): (&Self, &Column<i64>), sources: &[u32]) -> Result<(), StateError> {
         let pairs = || slots.iter().zip(sources).map(|(a, b)| (*a as usize, *b as usize));
         match (self, other) {
-            (Self::Count(c), Self::Count(o)) => pairs().for_each(|(slot, source)| *c.get_mut(slot) += *o.get(source)),
-            (Self::Sum(sum), Self::Sum(other)) => sum.merge(slots, other, sources, false),
+            (Self::Count(seen), Self::Count(other)) => seen.merge(slots, rows, (other, other_rows), sources, false),
+            (Self::Sum(sum), Self::Sum(other)) => sum.merge(slots, rows, (other, other_rows), sources, false),
+            (Self::Extreme(extreme), Self::Extreme(other)) => extreme.merge(slots, rows, (other, other_rows), sources),
             (Self::Number { value, seen, fold, .. }, Self::Number { value: v, seen: n, .. }) => {
                 for (slot, source) in pairs().filter(|(_, source)| *n.get(*source) > 0) {
                     value.fold_one(slot, *seen.get(slot) > 0, v, source, *fold);
@@ -193,11 +219,11 @@ impl Accumulator {
     }
 
     /// Takes group `sources[i]` of `other`, merged before, out of group `slots[i]`.
-    pub fn unmerge(&mut self, slots: &[u32], other: &Self, sources: &[u32]) {
+    pub fn unmerge(&mut self, slots: &[u32], rows: &Column<i64>, (other, other_rows): (&Self, &Column<i64>), sources: &[u32]) {
         let pairs = || slots.iter().zip(sources).map(|(a, b)| (*a as usize, *b as usize));
         match (self, other) {
-            (Self::Count(c), Self::Count(o)) => pairs().for_each(|(slot, source)| *c.get_mut(slot) -= *o.get(source)),
-            (Self::Sum(sum), Self::Sum(other)) => sum.merge(slots, other, sources, true),
+            (Self::Count(seen), Self::Count(other)) => seen.merge(slots, rows, (other, other_rows), sources, true),
+            (Self::Sum(sum), Self::Sum(other)) => sum.merge(slots, rows, (other, other_rows), sources, true),
             (Self::Exact { sum, seen, .. }, Self::Exact { sum: s, seen: n, .. }) => {
                 for (slot, source) in pairs() {
                     sum.get_mut(slot).retract(s.get(source));
@@ -209,15 +235,15 @@ impl Accumulator {
     }
 
     /// Folds states that [`Accumulator::states`] made, as rows of a partial view.
-    pub fn update_from_states(&mut self, slots: &[u32], states: &[ArrayRef]) -> Result<(), StateError> {
-        let rows = Rows { slots, args: states, times: &[] };
+    pub fn update_from_states(&mut self, slots: &[u32], states: &[ArrayRef], counted: &Column<i64>) -> Result<(), StateError> {
+        let rows = Rows { slots, args: states, times: &[], filtered: false };
         match self {
-            Self::Count(c) => {
-                let n = states[0].as_primitive::<Int64Type>();
-                slots.iter().zip(n.values()).for_each(|(slot, n)| *c.get_mut(*slot as usize) += n);
+            Self::Count(seen) => {
+                let (seen, n) = (seen.own(counted), states[0].as_primitive::<Int64Type>());
+                slots.iter().zip(n.values()).for_each(|(slot, n)| *seen.get_mut(*slot as usize) += n);
             }
-            Self::Sum(sum) => sum.add_states(slots, states)?,
-            Self::Number { .. } => self.update(&rows)?,
+            Self::Sum(sum) => sum.add_states(slots, states, counted)?,
+            Self::Extreme(_) | Self::Number { .. } => self.update(&rows, counted)?,
             Self::Exact { sum, seen, .. } => {
                 let (sums, n) = (exact_sums(&states[0])?, states[1].as_primitive::<Int64Type>());
                 for (row, slot) in slots.iter().enumerate() {
@@ -227,7 +253,7 @@ impl Accumulator {
             }
             Self::Edge { .. } => {
                 let times = states[1].as_primitive::<Int64Type>();
-                self.update(&Rows { slots, args: &states[..1], times: times.values() })?;
+                self.update(&Rows { slots, args: &states[..1], times: times.values(), filtered: false }, counted)?;
             }
             Self::Rows(bag) => bag.add_states(slots, states)?,
         }
@@ -248,22 +274,25 @@ impl Accumulator {
         }
     }
 
-    pub fn states(&self, slots: &[u32]) -> Result<Vec<ArrayRef>, StateError> {
+    /// State columns of the groups `slots`, which have `rows`.
+    pub fn states(&self, slots: &[u32], rows: &Column<i64>) -> Result<Vec<ArrayRef>, StateError> {
         let gather = |c: &Column<i64>| Arc::new(Int64Array::from_iter_values(slots.iter().map(|s| *c.get(*s as usize)))) as ArrayRef;
         Ok(match self {
-            Self::Count(c) => vec![gather(c)],
+            Self::Count(seen) => vec![Arc::new(seen.counts(slots, rows))],
             Self::Sum(sum) => sum.states(slots),
+            Self::Extreme(extreme) => vec![extreme.evaluate(slots)?],
             Self::Exact { sum, seen, .. } => vec![exact_array(slots.iter().map(|s| sum.get(*s as usize))), gather(seen)],
-            Self::Edge { time, .. } => vec![self.evaluate(slots)?, gather(time)],
-            Self::Number { .. } => vec![self.evaluate(slots)?],
+            Self::Edge { time, .. } => vec![self.evaluate(slots, rows)?, gather(time)],
+            Self::Number { .. } => vec![self.evaluate(slots, rows)?],
             Self::Rows(bag) => bag.states(slots)?,
         })
     }
 
-    /// Results of the groups `slots`, in that order.
-    pub fn evaluate(&self, slots: &[u32]) -> Result<ArrayRef, StateError> {
+    /// Results of the groups `slots`, in that order; each has `rows`.
+    pub fn evaluate(&self, slots: &[u32], rows: &Column<i64>) -> Result<ArrayRef, StateError> {
         match self {
-            Self::Count(c) => Ok(Arc::new(Int64Array::from_iter_values(slots.iter().map(|s| *c.get(*s as usize))))),
+            Self::Count(seen) => Ok(Arc::new(seen.counts(slots, rows))),
+            Self::Extreme(extreme) => extreme.evaluate(slots),
             Self::Sum(sum) => sum.evaluate(slots),
             Self::Number { value, seen, data_type, .. } | Self::Edge { value, seen, data_type, .. } => value.evaluate(seen, slots, data_type),
             Self::Exact { sum, seen, mean } => Ok(Arc::new(Float64Array::from_iter(slots.iter().map(|s| {
@@ -276,7 +305,8 @@ impl Accumulator {
 
     pub fn freeze(&mut self) -> Self {
         match self {
-            Self::Count(c) => Self::Count(c.freeze()),
+            Self::Count(seen) => Self::Count(seen.freeze()),
+            Self::Extreme(extreme) => Self::Extreme(extreme.freeze()),
             Self::Sum(sum) => Self::Sum(sum.freeze()),
             Self::Number { value, seen, fold, data_type } => {
                 Self::Number { value: value.freeze(), seen: seen.freeze(), fold: *fold, data_type: data_type.clone() }
@@ -290,10 +320,11 @@ impl Accumulator {
     }
 
     /// Snapshot columns (all groups), and what the aggregate keeps beside them: argument rows, or the rounds of its sums.
-    pub fn to_snapshot(&self) -> Result<(Vec<ArrayRef>, Option<RecordBatch>), StateError> {
+    pub fn to_snapshot(&self, len: usize) -> Result<(Vec<ArrayRef>, Option<RecordBatch>), StateError> {
         let counts = |c: &Column<i64>| Arc::new(Int64Array::from_iter_values(c.iter().copied())) as ArrayRef;
         Ok(match self {
-            Self::Count(c) => (vec![counts(c)], None),
+            Self::Count(seen) => (vec![seen.to_array(len)], None),
+            Self::Extreme(extreme) => (extreme.to_snapshot(), None),
             Self::Sum(sum) => sum.to_snapshot()?,
             Self::Number { value, seen, data_type, .. } => (vec![value.to_array(data_type)?, counts(seen)], None),
             Self::Exact { sum, seen, .. } => (vec![exact_array(sum.iter()), counts(seen)], None),
@@ -306,9 +337,13 @@ impl Accumulator {
     pub fn restore(&mut self, columns: &[ArrayRef], rows: Option<RecordBatch>, len: usize) -> Result<usize, StateError> {
         let counts = |a: &ArrayRef| a.as_primitive::<Int64Type>().values().iter().copied().collect::<Column<i64>>();
         Ok(match self {
-            Self::Count(c) => {
-                *c = counts(&columns[0]);
+            Self::Count(seen) => {
+                *seen = Seen::restore(&columns[0]);
                 1
+            }
+            Self::Extreme(extreme) => {
+                extreme.restore(columns);
+                2
             }
             Self::Sum(sum) => {
                 sum.restore(columns, rows.as_ref());
@@ -342,14 +377,12 @@ impl Accumulator {
 }
 
 /// `COUNT(*)` counts rows, `COUNT(x)` those whose `x` is not null.
-fn count(counts: &mut Column<i64>, rows: &Rows<'_>, step: i64) {
-    match rows.args.first().and_then(|a| a.logical_nulls()) {
-        None => rows.slots.iter().for_each(|s| *counts.get_mut(*s as usize) += step),
-        Some(nulls) => {
-            for (slot, _) in rows.slots.iter().zip(nulls.iter()).filter(|(_, valid)| *valid) {
-                *counts.get_mut(*slot as usize) += step;
-            }
-        }
+fn count(seen: &mut Seen, rows: &Rows<'_>, counted: &Column<i64>, step: i64) {
+    let nulls = rows.args.first().and_then(|a| a.logical_nulls()).filter(|nulls| nulls.null_count() > 0);
+    let counts = if rows.filtered || nulls.is_some() { Some(seen.own(counted)) } else { seen.column_mut() };
+    if let Some(counts) = counts {
+        let valid = rows.slots.iter().enumerate().filter(|(row, _)| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row)));
+        valid.for_each(|(_, slot)| *counts.get_mut(*slot as usize) += step);
     }
 }
 

@@ -13,6 +13,7 @@ enum Chunk<T> {
 }
 
 impl<T: Clone> Chunk<T> {
+    #[inline]
     fn values(&self) -> &[T] {
         match self {
             Self::Owned(v) => v,
@@ -20,14 +21,22 @@ impl<T: Clone> Chunk<T> {
         }
     }
 
+    #[inline]
     fn values_mut(&mut self) -> &mut Vec<T> {
-        if let Self::Shared(shared) = self {
-            let taken = std::mem::take(shared);
-            *self = Self::Owned(Arc::try_unwrap(taken).unwrap_or_else(|held| held.as_ref().clone()));
+        if matches!(self, Self::Shared(_)) {
+            self.take_back();
         }
         match self {
             Self::Owned(v) => v,
             Self::Shared(v) => Arc::make_mut(v),
+        }
+    }
+
+    #[cold]
+    fn take_back(&mut self) {
+        if let Self::Shared(shared) = self {
+            let taken = std::mem::take(shared);
+            *self = Self::Owned(Arc::try_unwrap(taken).unwrap_or_else(|held| held.as_ref().clone()));
         }
     }
 
@@ -95,11 +104,13 @@ impl<T: Clone> Column<T> {
     }
 
     /// `index` < `len`.
+    #[inline]
     pub fn get(&self, index: usize) -> &T {
         &self.chunks[index / CHUNK].values()[index % CHUNK]
     }
 
     /// `index` < `len`.
+    #[inline]
     pub fn get_mut(&mut self, index: usize) -> &mut T {
         &mut self.chunks[index / CHUNK].values_mut()[index % CHUNK]
     }

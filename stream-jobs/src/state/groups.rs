@@ -108,20 +108,22 @@ impl Groups {
         slots
     }
 
-    /// Counts the rows of `slots` in (`step` 1) or out (−1).
+    /// Counts the rows of `slots` in (`step` 1) or out (−1), after the calls have had them.
     pub fn count_rows(&mut self, slots: &[u32], step: i64) {
         for slot in slots {
             *self.rows.get_mut(*slot as usize) += step;
         }
     }
 
-    /// Folds one call's rows.
+    /// Folds one call's rows, which are counted when all calls have them.
     pub fn update(&mut self, call: usize, rows: &Rows<'_>, retract: bool) -> Result<(), StateError> {
-        if retract { self.accumulators[call].retract(rows) } else { self.accumulators[call].update(rows) }
+        let accumulator = &mut self.accumulators[call];
+        if retract { accumulator.retract(rows, &self.rows) } else { accumulator.update(rows, &self.rows) }
     }
 
+    /// Folds one call's states, each of which is counted as a row when all calls have theirs.
     pub fn update_from_states(&mut self, call: usize, slots: &[u32], states: &[ArrayRef]) -> Result<(), StateError> {
-        self.accumulators[call].update_from_states(slots, states)
+        self.accumulators[call].update_from_states(slots, states, &self.rows)
     }
 
     /// Folds all groups of `other`, which is later, into this one.
@@ -139,11 +141,11 @@ impl Groups {
     fn merge_slots(&mut self, other: &Self, sources: &[u32]) -> Result<(), StateError> {
         let ids: Vec<u32> = sources.iter().map(|s| other.id(*s)).collect();
         let slots = self.slots_for(&ids);
+        for (mine, theirs) in self.accumulators.iter_mut().zip(&other.accumulators) {
+            mine.merge(&slots, &self.rows, (theirs, &other.rows), sources)?;
+        }
         for (slot, source) in slots.iter().zip(sources) {
             *self.rows.get_mut(*slot as usize) += *other.rows.get(*source as usize);
-        }
-        for (mine, theirs) in self.accumulators.iter_mut().zip(&other.accumulators) {
-            mine.merge(&slots, theirs, sources)?;
         }
         Ok(())
     }
@@ -157,24 +159,29 @@ impl Groups {
     pub fn unmerge(&mut self, other: &Self) {
         let sources: Vec<u32> = (0..other.len() as u32).collect();
         let slots: Vec<u32> = sources.iter().map(|s| self.slots.get(other.id(*s))).collect();
+        for (mine, theirs) in self.accumulators.iter_mut().zip(&other.accumulators) {
+            mine.unmerge(&slots, &self.rows, (theirs, &other.rows), &sources);
+        }
         for (slot, source) in slots.iter().zip(&sources) {
             *self.rows.get_mut(*slot as usize) -= *other.rows.get(*source as usize);
-        }
-        for (mine, theirs) in self.accumulators.iter_mut().zip(&other.accumulators) {
-            mine.unmerge(&slots, theirs, &sources);
         }
     }
 
     /// Results of all calls for the keys `ids`, each of which is held.
     pub fn evaluate(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, StateError> {
-        let slots: Vec<u32> = ids.iter().map(|id| self.slots.get(*id)).collect();
-        self.accumulators.iter().map(|a| a.evaluate(&slots)).collect()
+        let slots = self.held_slots(ids);
+        self.accumulators.iter().map(|a| a.evaluate(&slots, &self.rows)).collect()
     }
 
-    /// State columns of all calls for the keys `ids`.
+    fn held_slots(&self, ids: &[u32]) -> Vec<u32> {
+        debug_assert!(ids.iter().all(|id| self.holds(*id)), "only keys that have rows have results");
+        ids.iter().map(|id| self.slots.get(*id)).collect()
+    }
+
+    /// State columns of all calls for the keys `ids`, each of which is held.
     pub fn states(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, StateError> {
-        let slots: Vec<u32> = ids.iter().map(|id| self.slots.get(*id)).collect();
-        let states = self.accumulators.iter().map(|a| a.states(&slots)).collect::<Result<Vec<_>, _>>()?;
+        let slots = self.held_slots(ids);
+        let states = self.accumulators.iter().map(|a| a.states(&slots, &self.rows)).collect::<Result<Vec<_>, _>>()?;
         Ok(states.into_iter().flatten().collect())
     }
 
@@ -230,7 +237,7 @@ impl Groups {
             vec![Arc::new(UInt32Array::from_iter_values(self.ids.iter().copied())), Arc::new(Int64Array::from_iter_values(self.rows.iter().copied()))];
         let mut batches = Vec::new();
         for (i, a) in self.accumulators.iter().enumerate() {
-            let (more, rows) = a.to_snapshot()?;
+            let (more, rows) = a.to_snapshot(self.ids.len())?;
             columns.extend(more);
             batches.extend(rows.map(|r| (format!("{name}.rows.{i}"), r)));
         }
@@ -245,9 +252,11 @@ impl Groups {
         let mut after = Vec::with_capacity(calls.len());
         for (call, from) in calls.iter().zip(from) {
             let taken = from.and_then(|i| before.get_mut(i)?.take());
-            let mut accumulator = taken.unwrap_or_else(|| Accumulator::new(call));
-            accumulator.grow(self.ids.len());
-            after.push(accumulator);
+            after.push(taken.unwrap_or_else(|| {
+                let mut accumulator = Accumulator::new(call);
+                accumulator.grow_unseen(self.ids.len());
+                accumulator
+            }));
         }
         self.accumulators = after;
         self

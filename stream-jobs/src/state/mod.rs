@@ -7,9 +7,11 @@ pub mod accumulator;
 pub mod bag;
 pub mod column;
 pub mod exact;
+pub mod extreme;
 pub mod groups;
 pub mod keys;
 pub mod number;
+pub mod seen;
 pub mod whole;
 
 pub use accumulator::Accumulator;

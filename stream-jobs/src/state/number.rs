@@ -37,7 +37,8 @@ impl Values {
     }
 }
 
-fn is_i64(t: &DataType) -> bool {
+/// Types whose values are kept as `i64`.
+pub fn is_i64(t: &DataType) -> bool {
     matches!(
         t,
         DataType::Int8

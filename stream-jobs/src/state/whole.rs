@@ -4,7 +4,7 @@
 //! type and came back is right again, in any order of rows, panes and tasks. One that stands outside of its type when it is asked for is
 //! null, and counted as a failed expression.
 
-use super::{StateError, accumulator::Rows, column::Column};
+use super::{StateError, accumulator::Rows, column::Column, seen::Seen};
 use crate::steps;
 use arrow_array::{
     Array, ArrayRef, ArrowNativeTypeOp, ArrowPrimitiveType, Int64Array, PrimitiveArray, RecordBatch, UInt32Array, builder::PrimitiveBuilder, cast::AsArray,
@@ -17,8 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 #[derive(Debug)]
 pub struct WholeSum {
     totals: Totals,
-    /// Values that were not null.
-    seen: Column<i64>,
+    seen: Seen,
     data_type: DataType,
 }
 
@@ -50,7 +49,7 @@ impl WholeSum {
             DataType::Decimal128(..) => Totals::Decimals(Total::default()),
             _ => Totals::Integers(Total::default()),
         };
-        Self { totals, seen: Column::default(), data_type: data_type.clone() }
+        Self { totals, seen: Seen::default(), data_type: data_type.clone() }
     }
 
     pub fn empty(&self) -> Self {
@@ -58,15 +57,27 @@ impl WholeSum {
     }
 
     pub fn grow(&mut self, len: usize) {
-        self.seen.grow(len, 0);
+        self.seen.grow(len);
         match &mut self.totals {
             Totals::Integers(t) => t.sums.grow(len, 0),
             Totals::Decimals(t) => t.sums.grow(len, 0),
         }
     }
 
+    /// No row that is here so far was for this aggregate.
+    pub fn has_seen_nothing(&mut self) {
+        self.seen = Seen::nothing(self.len());
+    }
+
+    fn len(&self) -> usize {
+        match &self.totals {
+            Totals::Integers(t) => t.sums.len(),
+            Totals::Decimals(t) => t.sums.len(),
+        }
+    }
+
     pub fn clear(&mut self, slot: usize) {
-        *self.seen.get_mut(slot) = 0;
+        self.seen.clear(slot);
         match &mut self.totals {
             Totals::Integers(t) => t.clear(slot),
             Totals::Decimals(t) => t.clear(slot),
@@ -74,21 +85,25 @@ impl WholeSum {
     }
 
     /// Adds the rows, or takes them `back`.
-    pub fn fold(&mut self, rows: &Rows<'_>, back: bool) -> Result<(), StateError> {
+    pub fn fold(&mut self, rows: &Rows<'_>, counted: &Column<i64>, back: bool) -> Result<(), StateError> {
         let values = cast(&rows.args[0], &kept_type(&self.data_type))?;
+        let seen = if rows.filtered || values.null_count() > 0 { Some(self.seen.own(counted)) } else { self.seen.column_mut() };
+        if let Some(seen) = seen {
+            let step = if back { -1 } else { 1 };
+            let nulls = values.nulls();
+            let counts = rows.slots.iter().enumerate().filter(|(row, _)| nulls.is_none_or(|nulls| nulls.is_valid(*row)));
+            counts.for_each(|(_, slot)| *seen.get_mut(*slot as usize) += step);
+        }
         match &mut self.totals {
-            Totals::Integers(t) => t.fold(&mut self.seen, rows.slots, values.as_primitive(), back),
-            Totals::Decimals(t) => t.fold(&mut self.seen, rows.slots, values.as_primitive(), back),
+            Totals::Integers(t) => t.fold(rows.slots, values.as_primitive(), back),
+            Totals::Decimals(t) => t.fold(rows.slots, values.as_primitive(), back),
         }
         Ok(())
     }
 
-    /// Adds group `sources[i]` of `other` to group `slots[i]`, or takes it `back`.
-    pub fn merge(&mut self, slots: &[u32], other: &Self, sources: &[u32], back: bool) {
-        for (slot, source) in slots.iter().zip(sources) {
-            let n = *other.seen.get(*source as usize);
-            *self.seen.get_mut(*slot as usize) += if back { -n } else { n };
-        }
+    /// Adds group `sources[i]` of `other`, whose groups have `other_rows`, to group `slots[i]`, or takes it `back`.
+    pub fn merge(&mut self, slots: &[u32], rows: &Column<i64>, (other, other_rows): (&Self, &Column<i64>), sources: &[u32], back: bool) {
+        self.seen.merge(slots, rows, (&other.seen, other_rows), sources, back);
         match (&mut self.totals, &other.totals) {
             (Totals::Integers(t), Totals::Integers(o)) => t.merge(slots, o, sources, back),
             (Totals::Decimals(t), Totals::Decimals(o)) => t.merge(slots, o, sources, back),
@@ -97,8 +112,8 @@ impl WholeSum {
     }
 
     /// Folds what [`WholeSum::states`] made.
-    pub fn add_states(&mut self, slots: &[u32], states: &[ArrayRef]) -> Result<(), StateError> {
-        self.fold(&Rows { slots, args: &states[..1], times: &[] }, false)?;
+    pub fn add_states(&mut self, slots: &[u32], states: &[ArrayRef], counted: &Column<i64>) -> Result<(), StateError> {
+        self.fold(&Rows { slots, args: &states[..1], times: &[], filtered: false }, counted, false)?;
         let rounds = states[1].as_primitive::<Int64Type>();
         for (slot, n) in slots.iter().zip(rounds.values()).filter(|(_, n)| **n != 0) {
             match &mut self.totals {
@@ -112,8 +127,8 @@ impl WholeSum {
     /// The sums of the groups as they are kept, null where nothing was seen, and their rounds.
     pub fn states(&self, slots: &[u32]) -> Vec<ArrayRef> {
         let (sums, rounds): (ArrayRef, _) = match &self.totals {
-            Totals::Integers(t) => (Arc::new(t.gather(&self.seen, slots)), &t.rounds),
-            Totals::Decimals(t) => (Arc::new(t.gather(&self.seen, slots).with_data_type(kept_type(&self.data_type))), &t.rounds),
+            Totals::Integers(t) => (Arc::new(self.seen.gather::<Int64Type>(&t.sums, slots)), &t.rounds),
+            Totals::Decimals(t) => (Arc::new(self.seen.gather::<Decimal128Type>(&t.sums, slots).with_data_type(kept_type(&self.data_type))), &t.rounds),
         };
         let rounds = Int64Array::from_iter_values(slots.iter().map(|slot| rounds.get(slot).copied().unwrap_or_default()));
         vec![sums, Arc::new(rounds)]
@@ -122,17 +137,16 @@ impl WholeSum {
     /// The sums of the groups; null where nothing was seen, and where the type cannot hold them.
     pub fn evaluate(&self, slots: &[u32]) -> Result<ArrayRef, StateError> {
         let sums: ArrayRef = match &self.totals {
-            Totals::Integers(t) if t.rounds.is_empty() => return Ok(Arc::new(t.gather(&self.seen, slots))),
-            Totals::Integers(t) => Arc::new(t.held(t.gather(&self.seen, slots), slots, |_| true)),
+            Totals::Integers(t) if t.rounds.is_empty() => return Ok(Arc::new(self.seen.gather::<Int64Type>(&t.sums, slots))),
+            Totals::Integers(t) => Arc::new(t.held(self.seen.gather::<Int64Type>(&t.sums, slots), slots, |_| true)),
             Totals::Decimals(t) => {
                 let kept = kept_type(&self.data_type);
                 let DataType::Decimal128(precision, _) = kept else { return Err(StateError::Missing("the precision of a sum".to_owned())) };
                 let fits = |sum: i128| Decimal128Type::is_valid_decimal_precision(sum, precision);
-                cast(&t.held(t.gather(&self.seen, slots), slots, fits).with_data_type(kept), &self.data_type)?
+                cast(&t.held(self.seen.gather::<Decimal128Type>(&t.sums, slots), slots, fits).with_data_type(kept), &self.data_type)?
             }
         };
-        let seen = slots.iter().filter(|slot| *self.seen.get(**slot as usize) > 0).count();
-        steps::count_failed(seen - (sums.len() - sums.null_count()));
+        steps::count_failed(self.seen.some(slots) - (sums.len() - sums.null_count()));
         Ok(sums)
     }
 
@@ -153,7 +167,7 @@ impl WholeSum {
                 (Arc::new(sums.with_data_type(kept_type(&self.data_type))), &t.rounds)
             }
         };
-        let seen: ArrayRef = Arc::new(Int64Array::from_iter_values(self.seen.iter().copied()));
+        let seen = self.seen.to_array(self.len());
         if rounds.is_empty() {
             return Ok((vec![sums, seen], None));
         }
@@ -173,7 +187,7 @@ impl WholeSum {
             Totals::Integers(_) => Totals::Integers(Total::restored(&columns[0], rounds)),
             Totals::Decimals(_) => Totals::Decimals(Total::restored(&columns[0], rounds)),
         };
-        self.seen = columns[1].as_primitive::<Int64Type>().values().iter().copied().collect();
+        self.seen = Seen::restore(&columns[1]);
     }
 }
 
@@ -193,13 +207,11 @@ impl<T: ArrowPrimitiveType> Total<T> {
         self.rounds.remove(&(slot as u32));
     }
 
-    fn fold(&mut self, seen: &mut Column<i64>, slots: &[u32], values: &PrimitiveArray<T>, back: bool) {
-        let step = if back { -1 } else { 1 };
-        for (slot, value) in slots.iter().zip(values) {
-            let Some(value) = value else { continue };
-            self.add(*slot, value, back);
-            *seen.get_mut(*slot as usize) += step;
+    fn fold(&mut self, slots: &[u32], values: &PrimitiveArray<T>, back: bool) {
+        if values.null_count() == 0 {
+            return slots.iter().zip(values.values()).for_each(|(slot, value)| self.add(*slot, *value, back));
         }
+        slots.iter().zip(values).for_each(|(slot, value)| _ = value.map(|value| self.add(*slot, value, back)));
     }
 
     fn merge(&mut self, slots: &[u32], other: &Self, sources: &[u32], back: bool) {
@@ -232,10 +244,6 @@ impl<T: ArrowPrimitiveType> Total<T> {
         }
     }
 
-    fn gather(&self, seen: &Column<i64>, slots: &[u32]) -> PrimitiveArray<T> {
-        slots.iter().map(|slot| (*seen.get(*slot as usize) > 0).then(|| *self.sums.get(*slot as usize))).collect()
-    }
-
     /// `sums` of `slots` without those that have gone around and those that do not fit.
     fn held(&self, sums: PrimitiveArray<T>, slots: &[u32], fits: impl Fn(T::Native) -> bool) -> PrimitiveArray<T> {
         let mut held = PrimitiveBuilder::<T>::with_capacity(sums.len());
@@ -256,7 +264,8 @@ mod tests {
 
     fn fold(sum: &mut WholeSum, values: &[i64], back: bool) {
         let array: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
-        sum.fold(&Rows { slots: &vec![0; values.len()], args: &[array], times: &[] }, back).unwrap();
+        let rows: Column<i64> = std::iter::once(1).collect();
+        sum.fold(&Rows { slots: &vec![0; values.len()], args: &[array], times: &[], filtered: false }, &rows, back).unwrap();
     }
 
     #[test]
@@ -272,8 +281,6 @@ mod tests {
             let (value, back) = (extremes[(random >> 40) as usize % extremes.len()], random >> 63 == 1);
             fold(&mut sum, &[value], back);
             is += if back { -i128::from(value) } else { i128::from(value) };
-            // Counts would say that nothing is there where more was taken back than put in.
-            *sum.seen.get_mut(0) = 1;
             let (columns, rounds) = sum.to_snapshot().unwrap();
             sum.restore(&columns, rounds.as_ref());
             let shown = sum.evaluate(&[0]).unwrap();
@@ -289,19 +296,20 @@ mod tests {
         let mut sum = WholeSum::new(&DataType::Decimal128(38, 0));
         sum.grow(1);
         let nines: ArrayRef = Arc::new(arrow_array::Decimal128Array::from(vec![10_i128.pow(38) - 1]).with_data_type(DataType::Decimal128(38, 0)));
-        let rows = Rows { slots: &[0], args: &[nines], times: &[] };
-        (0..5).for_each(|_| sum.fold(&rows, false).unwrap());
+        let rows = Rows { slots: &[0], args: &[nines], times: &[], filtered: false };
+        let counted: Column<i64> = std::iter::once(1).collect();
+        (0..5).for_each(|_| sum.fold(&rows, &counted, false).unwrap());
         assert!(sum.evaluate(&[0]).unwrap().is_null(0));
-        (0..4).for_each(|_| sum.fold(&rows, true).unwrap());
+        (0..4).for_each(|_| sum.fold(&rows, &counted, true).unwrap());
         assert_eq!(sum.evaluate(&[0]).unwrap().as_primitive::<Decimal128Type>().value(0), 10_i128.pow(38) - 1);
 
         let mut sum = WholeSum::new(&DataType::UInt64);
         sum.grow(1);
         let most: ArrayRef = Arc::new(arrow_array::UInt64Array::from(vec![u64::MAX]));
-        let rows = Rows { slots: &[0], args: &[most], times: &[] };
-        sum.fold(&rows, false).unwrap();
+        let rows = Rows { slots: &[0], args: &[most], times: &[], filtered: false };
+        sum.fold(&rows, &counted, false).unwrap();
         assert_eq!(sum.evaluate(&[0]).unwrap().as_primitive::<UInt64Type>().value(0), u64::MAX);
-        sum.fold(&rows, false).unwrap();
+        sum.fold(&rows, &counted, false).unwrap();
         assert!(sum.evaluate(&[0]).unwrap().is_null(0));
     }
 }
