@@ -10,6 +10,7 @@ use schemas::{EpochRecord, Output, OutputKind, Record};
 use std::{sync::Arc, time::Duration};
 use stream_jobs::{
     plan::SourceSpec,
+    source::needed_records,
     task::{Content, InputSpec, epoch_topic},
 };
 use tokio::sync::{Notify, mpsc};
@@ -107,7 +108,7 @@ pub struct InputDecoder {
 }
 
 enum Decode {
-    Source(Box<SourceDecoder>, bool),
+    Source(Box<SourceDecoder>, Box<SourceSpec>),
     Epochs,
 }
 
@@ -117,14 +118,14 @@ impl InputDecoder {
             InputSpec::Source { source, topic, partition } => {
                 let source = &sources[*source];
                 let decoder = SourceDecoder::new(decoder_spec(source, partitions))?;
-                Self { topic: topic.clone(), partition: *partition, decode: Decode::Source(Box::new(decoder), source.table) }
+                Self { topic: topic.clone(), partition: *partition, decode: Decode::Source(Box::new(decoder), Box::new(source.clone())) }
             }
             InputSpec::Epochs { group, partition } => Self { topic: epoch_topic(group), partition: *partition, decode: Decode::Epochs },
         })
     }
 
     fn is_table(&self) -> bool {
-        matches!(self.decode, Decode::Source(_, true))
+        matches!(&self.decode, Decode::Source(_, source) if source.table)
     }
 
     /// The records of a table as an output of the epoch that takes them.
@@ -156,9 +157,10 @@ impl InputDecoder {
             return Ok(Content::Nothing);
         }
         match &mut self.decode {
-            Decode::Source(decoder, _) => {
+            Decode::Source(decoder, source) => {
                 let batch = decoder.decode(self.partition, from, to, &records)?;
-                Ok(Content::Source(batch, Arc::new(records)))
+                let needed = needed_records(source, &batch, records);
+                Ok(Content::Source(batch, Arc::new(needed)))
             }
             Decode::Epochs => {
                 let decode = |r: &Record| {

@@ -101,7 +101,8 @@ impl SourceState {
         self.spec.may_be_empty
     }
 
-    /// Takes the decoded records of a cut. `records` are the raw ones, for the bytes of dead letters.
+    /// Takes the decoded records of a cut. `records` are the raw ones, for the bytes of dead letters: at least
+    /// those of [`needed_records`].
     pub fn absorb(
         &mut self,
         batch: SourceBatch,
@@ -297,17 +298,37 @@ impl SourceState {
     }
 }
 
+/// Those of `records` that [`SourceState::absorb`] needs for their bytes: rows whose time makes them dead letters, which each row tells by itself. The
+/// others need not be kept until a task takes the batch.
+pub fn needed_records(spec: &SourceSpec, batch: &SourceBatch, mut records: Vec<Record>) -> Vec<Record> {
+    let Some(column) = spec.time_column else { return Vec::new() };
+    let times = batch.rows.column(column).as_primitive::<TimestampMicrosecondType>();
+    let is_bad = |row: &usize| is_bad_time(times.is_valid(*row), times.value(*row), batch.append_us.value(*row));
+    let bad: Vec<u64> = (0..times.len()).filter(is_bad).map(|row| batch.offsets.value(row)).collect();
+    if bad.is_empty() {
+        return Vec::new();
+    }
+    records.retain(|record| bad.binary_search(&record.offset).is_ok());
+    records
+}
+
+/// Whether [`bad_time`] has a reason.
+fn is_bad_time(present: bool, time: i64, append: i64) -> bool {
+    !present || time < EVENT_TIME_MIN_US || time > append.saturating_add(EVENT_AHEAD_MAX_US)
+}
+
 fn bad_time(present: bool, time: i64, append: i64, field: &str) -> Option<String> {
     // Text is made for bad rows alone: this runs for every row.
+    if !is_bad_time(present, time, append) {
+        return None;
+    }
     let shown = || schemas::clock::rfc3339(time);
     if !present {
         Some(format!("field `{field}` is missing, expected an RFC 3339 time"))
     } else if time < EVENT_TIME_MIN_US {
         Some(format!("field `{field}` is `{}`, before 1980-01-01", shown()))
-    } else if time > append.saturating_add(EVENT_AHEAD_MAX_US) {
-        Some(format!("field `{field}` is `{}`, more than a day ahead of its append at `{}`", shown(), schemas::clock::rfc3339(append)))
     } else {
-        None
+        Some(format!("field `{field}` is `{}`, more than a day ahead of its append at `{}`", shown(), schemas::clock::rfc3339(append)))
     }
 }
 
