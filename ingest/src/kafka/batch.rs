@@ -57,8 +57,8 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         self.consumer.as_ref()
     }
 
-    /// Up to `max` of what has arrived; does not wait.
-    pub fn take(&mut self, max: usize) -> Vec<Taken> {
+    /// Hands on up to `max` of what has arrived, one by one, and says how many; does not wait.
+    pub fn take(&mut self, max: usize, each: impl FnMut(Taken)) -> usize {
         self.messages.resize(max, ptr::null_mut());
         // SAFETY: `queue` is a reference that is held until drop; `messages` has room for `max` pointers, and librdkafka writes at
         // most so many. It returns how many it wrote, or −1, which it does for no queue of a consumer.
@@ -66,13 +66,14 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         let taken = &self.messages[..usize::try_from(n).unwrap_or(0)];
         // SAFETY: each of the `n` pointers is a message that librdkafka has handed over; it is read before it is destroyed below.
         let messages: Vec<&rd_kafka_message_t> = taken.iter().map(|m| unsafe { &**m }).collect();
-        let out = read(&messages);
+        read(&messages, each);
         for message in taken {
-            // SAFETY: every message is given back once; `out` holds copies.
+            // SAFETY: every message is given back once; what was handed on are copies.
             unsafe { rd_kafka_message_destroy(*message) };
         }
+        let n = taken.len();
         self.messages.clear();
-        out
+        n
     }
 
     /// The partition's end as the last fetch told it; `None` before the first.
@@ -102,7 +103,7 @@ pub fn c_name(topic: &str) -> Option<CString> {
 }
 
 /// Copies messages out. Keys and values of all of them share one allocation.
-fn read(messages: &[&rd_kafka_message_t]) -> Vec<Taken> {
+fn read(messages: &[&rd_kafka_message_t], each: impl FnMut(Taken)) {
     let mut bytes: Vec<u8> = Vec::with_capacity(messages.iter().filter(|m| is_record(m)).map(|m| m.len + m.key_len).sum());
     for message in messages.iter().filter(|m| is_record(m)) {
         bytes.extend_from_slice(part(message.key, message.key_len).unwrap_or_default());
@@ -128,7 +129,7 @@ fn read(messages: &[&rd_kafka_message_t]) -> Vec<Taken> {
         // An error's payload is its text.
         error => Taken::Failed(error.into(), String::from_utf8_lossy(part(m.payload, m.len).unwrap_or_default()).into_owned()),
     });
-    taken.collect()
+    taken.for_each(each);
 }
 
 fn is_record(message: &rd_kafka_message_t) -> bool {

@@ -21,7 +21,7 @@ use std::{collections::VecDeque, ffi::CString, sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 
 /// Messages taken out of librdkafka at a time.
-const TAKEN_MAX: usize = 8_192;
+const TAKEN_MAX: usize = 1_024;
 /// Records that the broker has and has not sent are waited for so long before it is asked again.
 const COMING_WAIT: Duration = Duration::from_millis(200);
 /// After so many of these waits in vain the fetch starts again.
@@ -96,24 +96,26 @@ impl KafkaReader {
 
     /// Takes what has arrived into `held`, so much at a time; true when there may be more.
     fn take(&mut self) -> Result<bool, RDKafkaErrorCode> {
-        let taken = self.batches.take(TAKEN_MAX);
-        let full = taken.len() == TAKEN_MAX;
-        for taken in taken {
-            match taken {
-                // Before the position: of an assignment that is over.
-                Taken::Record(record) if record.offset >= self.expected() => {
-                    self.held_bytes += bytes_of(&record);
-                    self.held.push_back(record);
-                }
-                Taken::Record(_) => {}
-                Taken::End(end) => self.end = self.end.max(Some(end)),
-                Taken::Failed(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, _) => return Err(RDKafkaErrorCode::OffsetOutOfRange),
-                Taken::Failed(error, _) if stops_fetching(error) => return Err(error),
-                // Weather: librdkafka goes on by itself.
-                Taken::Failed(error, reason) => tracing::debug!(topic = self.topic, partition = self.partition, %error, reason, "Kafka reader"),
+        let mut expected = self.expected();
+        let mut stopped = None;
+        let Self { batches, held, held_bytes, end, .. } = self;
+        let n = batches.take(TAKEN_MAX, |taken| match taken {
+            // Behind what has stopped nothing counts.
+            _ if stopped.is_some() => {}
+            // Before the position: of an assignment that is over.
+            Taken::Record(record) if record.offset >= expected => {
+                expected = record.offset + 1;
+                *held_bytes += bytes_of(&record);
+                held.push_back(record);
             }
-        }
-        Ok(full)
+            Taken::Record(_) => {}
+            Taken::End(seen) => *end = (*end).max(Some(seen)),
+            Taken::Failed(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange, _) => stopped = Some(RDKafkaErrorCode::OffsetOutOfRange),
+            Taken::Failed(error, _) if stops_fetching(error) => stopped = Some(error),
+            // Weather: librdkafka goes on by itself.
+            Taken::Failed(error, reason) => tracing::debug!(topic = self.topic, partition = self.partition, %error, reason, "Kafka reader"),
+        });
+        stopped.map_or(Ok(n == TAKEN_MAX), Err)
     }
 
     /// Takes as much as a fetch may give, where it has arrived.
