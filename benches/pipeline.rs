@@ -35,6 +35,8 @@ mod timed;
 mod told;
 #[path = "pipeline/variant.rs"]
 mod variant;
+#[path = "pipeline/wire.rs"]
+mod wire;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -56,7 +58,7 @@ fn main() -> anyhow::Result<()> {
     let settings = Settings::new(&args)?;
     let dir = logs::folder(args.dir.as_deref())?;
     let report = logs::runtime()?.block_on(async {
-        let log = logs::open(args.kafka.as_deref(), &args.property, dir.path()).await?;
+        let log = settings.wired(logs::open(args.kafka.as_deref(), &args.property, dir.path()).await?);
         if args.variants { sweep::measure(&settings, &log, dir.path()).await } else { measure(&settings, &log, dir.path()).await }
     })?;
     let text = serde_json::to_string_pretty(&report)?;

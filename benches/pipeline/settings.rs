@@ -3,11 +3,13 @@
 use crate::{
     events::Events,
     variant::{Stream, Variant},
+    wire::WireLog,
 };
 use anyhow::ensure;
 use headend::engine::EngineConfig;
+use ingest::Log;
 use serde_json::{Value, json};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 pub const TOPIC: &str = "usage.v1";
 /// The topic of the table that a variant joins.
@@ -67,6 +69,9 @@ pub struct Args {
     /// A setting of librdkafka, to see what it is worth; may be given more than once.
     #[arg(long, value_name = "NAME=VALUE", requires = "kafka")]
     pub property: Vec<String>,
+    /// A spike: the events are fetched over a plain socket, without librdkafka, so many bytes at a time.
+    #[arg(long, value_name = "BYTES", requires = "kafka")]
+    wire: Option<i32>,
     /// The most rows of one epoch, to see what that is worth. Default: the engine's.
     #[arg(long, value_name = "ROWS")]
     cut_rows: Option<usize>,
@@ -86,6 +91,8 @@ pub struct Settings {
     cut_rows: Option<usize>,
     properties: Vec<String>,
     on_kafka: bool,
+    /// The broker whose events are fetched over a plain socket, and how many bytes at a time.
+    wire: Option<(String, i32)>,
 }
 
 impl Settings {
@@ -105,6 +112,7 @@ impl Settings {
             cut_rows: args.cut_rows,
             properties: args.property.clone(),
             on_kafka: args.kafka.is_some(),
+            wire: args.kafka.clone().zip(args.wire),
         };
         ensure!(!args.variants || events >= VARIANT_EVENTS_MIN, "`--events` is {events}, expected {VARIANT_EVENTS_MIN} or more for the variants");
         ensure!(settings.keys > 0 && settings.keys <= 10_000_000, "`--keys` is {}, expected 1 to 10000000", settings.keys);
@@ -116,6 +124,14 @@ impl Settings {
     /// The events in [`TOPIC`].
     pub fn stream(&self) -> Stream {
         Stream { topic: TOPIC.to_owned(), events: self.events, keys: self.keys, seed: self.seed, round_us: WINDOW_US, repeat_every: None }
+    }
+
+    /// The log, its events fetched as the run wants them fetched.
+    pub fn wired(&self, log: Arc<dyn Log>) -> Arc<dyn Log> {
+        match &self.wire {
+            Some((broker, bytes)) => Arc::new(WireLog { log, broker: broker.clone(), topic: TOPIC.to_owned(), bytes: *bytes }),
+            None => log,
+        }
     }
 
     /// True for what `--only` names, or where it names nothing.
@@ -150,6 +166,7 @@ impl Settings {
             "events_per_second_of_event_time": self.stream().round_events() / 60,
             "cut_rows_max": config.rows_max,
             "fetch_bytes": FETCH_BYTES,
+            "fetched_by": if self.wire.is_some() { "a plain socket, a spike" } else { "the log" },
             "cut_min_ms": config.cut_min.as_millis() as u64,
             "inflight": config.inflight,
             "snapshot_interval_ms": config.snapshot_interval.as_millis() as u64,
