@@ -396,7 +396,8 @@ impl Serialize for JsonCell<'_> {
             DataType::UInt32 => serializer.serialize_u32(array.as_primitive::<UInt32Type>().value(row)),
             DataType::Float64 => serializer.serialize_f64(array.as_primitive::<Float64Type>().value(row)),
             DataType::Boolean => serializer.serialize_bool(array.as_boolean().value(row)),
-            DataType::Decimal128(_, _) => serde_json::from_str::<Value>(&text()?).ok().serialize(serializer),
+            // As its digits stand: no float has all of them.
+            DataType::Decimal128(_, _) => RawValue::from_string(text()?).map_err(serde::ser::Error::custom)?.serialize(serializer),
             DataType::Utf8 if self.embedded => embedded(array.as_string::<i32>().value(row)).serialize(serializer),
             DataType::Utf8 => serializer.serialize_str(array.as_string::<i32>().value(row)),
             DataType::List(item) => {
@@ -435,6 +436,15 @@ mod tests {
     fn task() -> RoomsTask {
         let job = Arc::new(plan_job("job", JOB, &FunctionContext::default()).unwrap());
         RoomsTask::new(&job, 0, Partitions { level1: 1, upper: 1 }, 1).unwrap()
+    }
+
+    #[test]
+    fn a_decimal_is_told_with_all_its_digits() {
+        let decimals = arrow_array::Decimal128Array::from(vec![1_234_567_890_123_456_789_012, -5, 330]).with_precision_and_scale(30, 2).unwrap();
+        let batch = RecordBatch::try_from_iter([("d", Arc::new(decimals) as ArrayRef)]).unwrap();
+        let rows = JsonRows::new(&batch).unwrap();
+        let lines: Vec<String> = (0..3).map(|row| rows.line(row).unwrap()).collect();
+        assert_eq!(lines, [r#"{"d":12345678901234567890.12}"#, r#"{"d":-0.05}"#, r#"{"d":3.30}"#]);
     }
 
     fn told(task: &mut RoomsTask, now_ms: i64, content: Content) -> Vec<Output> {

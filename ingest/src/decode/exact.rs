@@ -3,7 +3,8 @@
 
 use super::scan::{Column, Wants};
 use schemas::{clock, event::shown};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
+use std::collections::BTreeMap;
 
 /// Appends the fields of `payload` that are columns to `out`, as one JSON object.
 pub fn rewrite(payload: &[u8], cloud_event: bool, columns: &[Column], extra: &[(usize, &str)], out: &mut Vec<u8>) -> Result<(), String> {
@@ -11,7 +12,8 @@ pub fn rewrite(payload: &[u8], cloud_event: bool, columns: &[Column], extra: &[(
     let Value::Object(object) = value else {
         return Err(format!("an event is a JSON object, this is {}", shown(&value)));
     };
-    let mut fields = unwrap_cloud_event(object, cloud_event)?;
+    let (mut fields, unwrapped) = unwrap_cloud_event(object, cloud_event)?;
+    let mut written: Option<BTreeMap<String, &RawValue>> = None;
     for (column, text) in extra {
         let name = &columns[*column].name;
         if fields.get(name).is_none_or(Value::is_null) {
@@ -26,12 +28,32 @@ pub fn rewrite(payload: &[u8], cloud_event: bool, columns: &[Column], extra: &[(
             Some(value) => {
                 separate(out, start);
                 out.extend_from_slice(&column.prefix);
+                let holds_digits = match column.wants {
+                    Wants::Number => value.is_f64(),
+                    Wants::Other => !value.is_string(),
+                    _ => false,
+                };
+                // A fraction was read as a float: all of its digits stand in the payload.
+                if holds_digits {
+                    let digits = written.get_or_insert_with(|| as_written(payload, unwrapped)).get(&column.name);
+                    out.extend_from_slice(digits.map_or_else(|| value.to_string(), |digits| digits.get().to_owned()).as_bytes());
+                    continue;
+                }
                 write_value(value, column, out).inspect_err(|_| out.truncate(start))?;
             }
         }
     }
     out.push(b'}');
     Ok(())
+}
+
+/// The fields of a payload that has been read before, or of its `data`, letter by letter.
+fn as_written(payload: &[u8], unwrapped: bool) -> BTreeMap<String, &RawValue> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(payload).unwrap_or_default();
+    if !unwrapped {
+        return fields;
+    }
+    fields.get("data").and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
 }
 
 /// A comma, unless the object that began at `start` has no field yet.
@@ -69,11 +91,11 @@ fn write_value(value: &Value, column: &Column, out: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-/// The payload of a CloudEvent in structured mode, with the envelope's `id` and `time` where the payload has none.
-fn unwrap_cloud_event(mut object: Map<String, Value>, announced: bool) -> Result<Map<String, Value>, String> {
+/// The payload of a CloudEvent in structured mode, with the envelope's `id` and `time` where the payload has none; and whether it was one.
+fn unwrap_cloud_event(mut object: Map<String, Value>, announced: bool) -> Result<(Map<String, Value>, bool), String> {
     let recognised = object.contains_key("specversion") && object.contains_key("data");
     if !announced && !recognised {
-        return Ok(object);
+        return Ok((object, false));
     }
     let mut fields = match object.remove("data") {
         Some(Value::Object(fields)) => fields,
@@ -87,7 +109,7 @@ fn unwrap_cloud_event(mut object: Map<String, Value>, announced: bool) -> Result
             fields.insert(field.to_owned(), value);
         }
     }
-    Ok(fields)
+    Ok((fields, true))
 }
 
 /// serde_json's finding, with the place in the house's words.

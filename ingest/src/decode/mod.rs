@@ -422,12 +422,53 @@ mod tests {
             "5",
             "\"2026-02-28T23:59:60Z\"",
         ];
-        let numbers = ["0.1", "-0.0", "1e3", "1.7976931348623157e308", "5e-324", "123456789.123456789", "null", "1e400", "\"1\"", "7"];
+        let numbers = [
+            "0.1",
+            "-0.0",
+            "0.3000000000000000166533453694",
+            "8.98846567431158e307",
+            "9007199254740993.0000001",
+            "2.2250738585072011e-308",
+            "1e3",
+            "1.7976931348623157e308",
+            "5e-324",
+            "123456789.123456789",
+            "null",
+            "1e400",
+            "\"1\"",
+            "7",
+        ];
         let time = if pick(&["often", "often", "often", "seldom"]) == "seldom" { pick(&times) } else { times[0].to_owned() };
         let integer = pick(&["1", "-2", "0", "null", "999999999999999999", "9223372036854775807", "1.5", "12", "12", "12", "12"]);
         let text = pick(&["\"a\"", "\"ä€\"", "\"\"", "\"a\\nb\"", "null", "\"c\"", "\"c\"", "\"c\""]);
         let extra = pick(&["", "", "", ",\"other\":{\"x\":[1]}", ",\"more\":5"]);
         format!("{{\"k\":\"k\",\"t\":{time},\"n\":{integer},\"x\":{},\"b\":{},\"event_id\":{text}{extra}}}", pick(&numbers), pick(&["true", "false", "null"]))
+    }
+
+    #[test]
+    fn a_number_keeps_its_digits_however_its_record_is_written() {
+        let list = DataType::List(Arc::new(Field::new_list_field(DataType::Decimal128(38, 2), true)));
+        let columns = [("k", DataType::Utf8), ("d", DataType::Decimal128(38, 2)), ("x", DataType::Float64), ("l", list)];
+        let schema = Arc::new(Schema::new(columns.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec()));
+        let spec = DecoderSpec { topic: "t".into(), schema, key: vec![0], partitions: 1, trust_partition: false, table: false };
+        let mut decoder = SourceDecoder::new(spec).unwrap();
+        let fields = r#""k":"k","d":123456789012345678901234567890123456.78,"x":8.98846567431158e307,"l":[12345678901234567890.12]"#;
+        let escaped = format!("{{{fields},\"more\":\"\\n\"}}");
+        let event = format!("{{\"specversion\":\"1.0\",\"id\":\"1\",\"data\":{{{fields}}}}}");
+        let digits = i128::from_str_radix("12345678901234567890123456789012345678", 10).unwrap();
+        for payload in [format!("{{{fields}}}"), escaped, event] {
+            let record = Record { offset: 0, append_us: 0, key: Some("k".into()), value: Some(payload.clone().into()), headers: Vec::new() };
+            let batch = decoder.decode(0, 0, 1, &[record]).unwrap();
+            assert_eq!((batch.rows.num_rows(), &batch.dead), (1, &Vec::new()), "{payload}");
+            let decimal = |array: &dyn arrow_array::Array| array.as_primitive::<arrow_array::types::Decimal128Type>().value(0);
+            assert_eq!(decimal(batch.rows.column(1)), digits, "{payload}");
+            assert_eq!(
+                batch.rows.column(2).as_primitive::<arrow_array::types::Float64Type>().value(0).to_bits(),
+                8.98846567431158e307_f64.to_bits(),
+                "{payload}"
+            );
+            assert_eq!(decimal(batch.rows.column(3).as_list::<i32>().value(0).as_ref()), 1_234_567_890_123_456_789_012, "{payload}");
+        }
     }
 
     #[test]
