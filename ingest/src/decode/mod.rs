@@ -455,7 +455,7 @@ mod tests {
         let fields = r#""k":"k","d":123456789012345678901234567890123456.78,"x":8.98846567431158e307,"l":[12345678901234567890.12]"#;
         let escaped = format!("{{{fields},\"more\":\"\\n\"}}");
         let event = format!("{{\"specversion\":\"1.0\",\"id\":\"1\",\"data\":{{{fields}}}}}");
-        let digits = i128::from_str_radix("12345678901234567890123456789012345678", 10).unwrap();
+        let digits = 12_345_678_901_234_567_890_123_456_789_012_345_678_i128;
         for payload in [format!("{{{fields}}}"), escaped, event] {
             let record = Record { offset: 0, append_us: 0, key: Some("k".into()), value: Some(payload.clone().into()), headers: Vec::new() };
             let batch = decoder.decode(0, 0, 1, &[record]).unwrap();
