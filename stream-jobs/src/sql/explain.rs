@@ -2,8 +2,12 @@
 
 use super::interval::display_us;
 use crate::plan::{Aggregate, AggregateCall, AggregateFunction, Body, Emit, GroupColumn, Job, JoinKind, LatePolicy, Phase, Relation, Step, ViewSpec};
-use crate::{nodes::emits_changes as emits_changes_below, windows::Windows};
-use arrow_schema::Schema;
+use crate::{
+    nodes::emits_changes as emits_changes_below,
+    state::{exact::ExactSum, number, whole},
+    windows::Windows,
+};
+use arrow_schema::{DataType, Schema};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -253,10 +257,17 @@ fn lookup_below<'a>(job: &'a Job, view: &ViewSpec) -> Option<&'a str> {
 fn state_of_calls(aggregate: &Aggregate) -> (usize, usize) {
     /// The group's number, its key's, and the rows behind it.
     const GROUP_BYTES: usize = 16;
+    /// A sum of floats without the parts that it needs seldom, and its count.
+    const EXACT_BYTES: usize = size_of::<ExactSum>() + 8;
+    // Where every row brings a value, these are the rows behind the group.
+    let count = |call: &AggregateCall| if call.filter.is_some() { 8 } else { 0 };
     let bytes = |call: &AggregateCall| match &call.function {
-        AggregateFunction::Count => 8,
-        AggregateFunction::Sum | AggregateFunction::Min | AggregateFunction::Max => 8 + call.data_type.primitive_width().unwrap_or(32),
-        AggregateFunction::Avg => 24,
+        AggregateFunction::Count => count(call),
+        AggregateFunction::Avg => EXACT_BYTES,
+        AggregateFunction::Sum if call.data_type == DataType::Float64 => EXACT_BYTES,
+        AggregateFunction::Sum => count(call) + whole::kept_type(&call.data_type).primitive_width().unwrap_or(32),
+        AggregateFunction::Min | AggregateFunction::Max if number::is_i64(&call.data_type) => count(call) + 8,
+        AggregateFunction::Min | AggregateFunction::Max => 8 + call.data_type.primitive_width().unwrap_or(32),
         AggregateFunction::FirstValue | AggregateFunction::LastValue => 16 + call.data_type.primitive_width().unwrap_or(32),
         AggregateFunction::DataFusion(_) => 24,
     };
