@@ -303,7 +303,8 @@ impl SourceState {
 pub fn needed_records(spec: &SourceSpec, batch: &SourceBatch, mut records: Vec<Record>) -> Vec<Record> {
     let Some(column) = spec.time_column else { return Vec::new() };
     let times = batch.rows.column(column).as_primitive::<TimestampMicrosecondType>();
-    let is_bad = |row: &usize| is_bad_time(times.is_valid(*row), times.value(*row), batch.append_us.value(*row));
+    let field = spec.schema.field(column).name();
+    let is_bad = |row: &usize| bad_time(times.is_valid(*row), times.value(*row), batch.append_us.value(*row), field).is_some();
     let bad: Vec<u64> = (0..times.len()).filter(is_bad).map(|row| batch.offsets.value(row)).collect();
     if bad.is_empty() {
         return Vec::new();
@@ -312,23 +313,17 @@ pub fn needed_records(spec: &SourceSpec, batch: &SourceBatch, mut records: Vec<R
     records
 }
 
-/// Whether [`bad_time`] has a reason.
-fn is_bad_time(present: bool, time: i64, append: i64) -> bool {
-    !present || time < EVENT_TIME_MIN_US || time > append.saturating_add(EVENT_AHEAD_MAX_US)
-}
-
 fn bad_time(present: bool, time: i64, append: i64, field: &str) -> Option<String> {
     // Text is made for bad rows alone: this runs for every row.
-    if !is_bad_time(present, time, append) {
-        return None;
-    }
     let shown = || schemas::clock::rfc3339(time);
     if !present {
         Some(format!("field `{field}` is missing, expected an RFC 3339 time"))
     } else if time < EVENT_TIME_MIN_US {
         Some(format!("field `{field}` is `{}`, before 1980-01-01", shown()))
-    } else {
+    } else if time > append.saturating_add(EVENT_AHEAD_MAX_US) {
         Some(format!("field `{field}` is `{}`, more than a day ahead of its append at `{}`", shown(), schemas::clock::rfc3339(append)))
+    } else {
+        None
     }
 }
 
