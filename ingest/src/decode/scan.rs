@@ -145,12 +145,12 @@ impl Scanner {
         if key == b"specversion" {
             return None;
         }
+        let column = || self.columns.iter().position(|c| c.name.as_bytes() == key);
         let known = self.names.iter().position(|name| name.text[1..name.text.len() - 2] == *key);
         let place = known.or_else(|| {
             // With a blank in front of its colon it would not be met again.
             (self.names.len() < NAMES_MAX && at == end + 2).then(|| {
-                let column = self.columns.iter().position(|c| c.name.as_bytes() == key);
-                self.names.push(Name { text: bytes[from..at].to_vec(), column });
+                self.names.push(Name { text: bytes[from..at].to_vec(), column: column() });
                 self.after.push(0);
                 self.names.len() - 1
             })
@@ -160,7 +160,7 @@ impl Scanner {
                 self.after[last] = place;
                 (at, self.names[place].column, place + 1)
             }
-            None => (at, self.columns.iter().position(|c| c.name.as_bytes() == key), 0),
+            None => (at, column(), 0),
         })
     }
 }
