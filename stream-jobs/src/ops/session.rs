@@ -13,7 +13,7 @@ use super::{
 use crate::{
     delta::{ChangeBuilder, Delta, same_row},
     plan::{Aggregate, Emit, GroupColumn, Phase, ViewSpec},
-    state::{Accumulator, Frozen, Groups, KeyCodec, KeyDictionary, Pieces, StateError},
+    state::{Frozen, Groups, KeyCodec, KeyDictionary, Pieces, StateError},
     windows::Windows,
 };
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types::*};
@@ -284,14 +284,8 @@ impl SessionOperator {
             for (row, key) in keys.iter().enumerate() {
                 let number = self.place(*key, starts.value(row), ends.value(row), i64::MIN)?;
                 let slots = self.groups.slots_for(&[number]);
-                let mut at = bounds + 3;
-                for (i, call) in self.plan.aggregates.iter().enumerate() {
-                    let n = Accumulator::state_fields(call, i).len();
-                    let states: Vec<ArrayRef> = columns[at..at + n].iter().map(|c| c.slice(row, 1)).collect();
-                    self.groups.update_from_states(i, &slots, &states)?;
-                    at += n;
-                }
-                self.groups.count_rows(&slots, 1);
+                let states: Vec<ArrayRef> = columns[bounds + 3..].iter().map(|c| c.slice(row, 1)).collect();
+                self.groups.add_states(&slots, &self.plan.aggregates, &states)?;
             }
         }
         Ok(())

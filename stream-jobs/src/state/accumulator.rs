@@ -14,7 +14,7 @@ use super::{
     whole::{self, WholeSum},
 };
 use crate::plan::{AggregateCall, AggregateFunction};
-use arrow_array::{Array, ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch, cast::AsArray, types::*};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BinaryArray, Float64Array, Int64Array, PrimitiveArray, RecordBatch, cast::AsArray, types::*};
 use arrow_schema::{ArrowError, DataType, Field};
 use std::sync::Arc;
 
@@ -54,6 +54,16 @@ pub struct Rows<'a> {
     pub times: &'a [i64],
     /// The call has a `FILTER`: rows that it refuses are counted for their groups and are not among these.
     pub filtered: bool,
+}
+
+impl Rows<'_> {
+    /// Hands on the group and the value of each row, nulls left out.
+    pub fn each<T: ArrowPrimitiveType>(&self, values: &PrimitiveArray<T>, mut each: impl FnMut(u32, T::Native)) {
+        if values.null_count() == 0 {
+            return self.slots.iter().zip(values.values()).for_each(|(slot, value)| each(*slot, *value));
+        }
+        self.slots.iter().zip(values).for_each(|(slot, value)| _ = value.map(|value| each(*slot, value)));
+    }
 }
 
 impl Accumulator {
@@ -378,12 +388,8 @@ impl Accumulator {
 
 /// `COUNT(*)` counts rows, `COUNT(x)` those whose `x` is not null.
 fn count(seen: &mut Seen, rows: &Rows<'_>, counted: &Column<i64>, step: i64) {
-    let nulls = rows.args.first().and_then(|a| a.logical_nulls()).filter(|nulls| nulls.null_count() > 0);
-    let counts = if rows.filtered || nulls.is_some() { Some(seen.own(counted)) } else { seen.column_mut() };
-    if let Some(counts) = counts {
-        let valid = rows.slots.iter().enumerate().filter(|(row, _)| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row)));
-        valid.for_each(|(_, slot)| *counts.get_mut(*slot as usize) += step);
-    }
+    let nulls = rows.args.first().and_then(|a| a.logical_nulls());
+    seen.count(rows, nulls.as_ref(), counted, step);
 }
 
 fn add_exactly(sum: &mut Column<ExactSum>, seen: &mut Column<i64>, rows: &Rows<'_>, back: bool) -> Result<(), StateError> {

@@ -49,16 +49,8 @@ impl Extreme {
     pub fn fold(&mut self, rows: &Rows<'_>, counted: &Column<i64>) -> Result<(), StateError> {
         let values = cast(&rows.args[0], &DataType::Int64)?;
         let values = values.as_primitive::<Int64Type>();
-        if rows.filtered || values.null_count() > 0 {
-            let seen = self.seen.own(counted);
-            rows.slots.iter().zip(values).filter(|(_, value)| value.is_some()).for_each(|(slot, _)| *seen.get_mut(*slot as usize) += 1);
-            rows.slots.iter().zip(values).for_each(|(slot, value)| _ = value.map(|value| self.take(*slot, value)));
-            return Ok(());
-        }
-        if let Some(seen) = self.seen.column_mut() {
-            rows.slots.iter().for_each(|slot| *seen.get_mut(*slot as usize) += 1);
-        }
-        rows.slots.iter().zip(values.values()).for_each(|(slot, value)| self.take(*slot, *value));
+        self.seen.count(rows, values.nulls(), counted, 1);
+        rows.each(values, |slot, value| self.take(slot, value));
         Ok(())
     }
 

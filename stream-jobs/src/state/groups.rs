@@ -121,9 +121,16 @@ impl Groups {
         if retract { accumulator.retract(rows, &self.rows) } else { accumulator.update(rows, &self.rows) }
     }
 
-    /// Folds one call's states, each of which is counted as a row when all calls have theirs.
-    pub fn update_from_states(&mut self, call: usize, slots: &[u32], states: &[ArrayRef]) -> Result<(), StateError> {
-        self.accumulators[call].update_from_states(slots, states, &self.rows)
+    /// Folds a row of states into each of `slots`: those of all `calls`, one behind the other in `columns`.
+    pub fn add_states(&mut self, slots: &[u32], calls: &[AggregateCall], columns: &[ArrayRef]) -> Result<(), StateError> {
+        let mut at = 0;
+        for (i, (accumulator, call)) in self.accumulators.iter_mut().zip(calls).enumerate() {
+            let n = Accumulator::state_fields(call, i).len();
+            accumulator.update_from_states(slots, &columns[at..at + n], &self.rows)?;
+            at += n;
+        }
+        self.count_rows(slots, 1);
+        Ok(())
     }
 
     /// Folds all groups of `other`, which is later, into this one.

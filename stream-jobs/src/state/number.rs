@@ -93,7 +93,6 @@ impl ValueColumn {
     /// Folds `values` into the groups `slots`; `seen[slot]` counts the values that were not null.
     pub fn fold(&mut self, seen: &mut Column<i64>, slots: &[u32], values: &Values, how: Fold) -> Result<(), StateError> {
         match (self, values) {
-            (Self::I64(c), Values::I64(v)) => fold_numbers(c, seen, slots, v.iter(), how),
             (Self::F64(c), Values::F64(v)) => fold_numbers(c, seen, slots, v.iter(), how),
             (Self::I128(c), Values::I128(v)) => fold_numbers(c, seen, slots, v.iter(), how),
             (Self::Scalar(c), Values::Scalar(v)) => return fold_scalars(c, seen, slots, v, how),
@@ -119,7 +118,6 @@ impl ValueColumn {
             return self.copy_from(slot, from, source);
         }
         match (self, from) {
-            (Self::I64(c), Self::I64(f)) => apply(c.get_mut(slot), *f.get(source), how),
             (Self::F64(c), Self::F64(f)) => apply(c.get_mut(slot), *f.get(source), how),
             (Self::I128(c), Self::I128(f)) => apply(c.get_mut(slot), *f.get(source), how),
             (Self::Scalar(c), Self::Scalar(f)) => apply_scalar(c.get_mut(slot), f.get(source).clone(), how),

@@ -1,7 +1,8 @@
 //! How many values each group of an aggregate has seen that were not null.
 
-use super::column::Column;
+use super::{accumulator::Rows, column::Column};
 use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, Int64Array, NullArray, PrimitiveArray, cast::AsArray, types::Int64Type};
+use arrow_buffer::NullBuffer;
 use arrow_schema::DataType;
 use std::sync::Arc;
 
@@ -30,9 +31,16 @@ impl Seen {
         }
     }
 
-    /// The column, where there is one.
-    pub fn column_mut(&mut self) -> Option<&mut Column<i64>> {
-        self.0.as_mut()
+    /// Counts the `rows` whose value is not null in (`step` 1) or out (−1). `counted` are the rows of all groups before these.
+    pub fn count(&mut self, rows: &Rows<'_>, nulls: Option<&NullBuffer>, counted: &Column<i64>, step: i64) {
+        let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
+        if self.0.is_none() && !rows.filtered && nulls.is_none() {
+            return;
+        }
+        let seen = self.own(counted);
+        for (_, slot) in rows.slots.iter().enumerate().filter(|(row, _)| nulls.is_none_or(|nulls| nulls.is_valid(*row))) {
+            *seen.get_mut(*slot as usize) += step;
+        }
     }
 
     /// The column, made out of the `rows` that were counted so far where there is none yet.
@@ -58,11 +66,6 @@ impl Seen {
             None => PrimitiveArray::from_iter_values(slots.iter().map(value)),
             Some(seen) => slots.iter().map(|slot| (*seen.get(*slot as usize) > 0).then(|| value(slot))).collect(),
         }
-    }
-
-    /// True where the group has seen a value; its `rows` are those that were counted so far.
-    pub fn any(&self, slot: usize, rows: &Column<i64>) -> bool {
-        *self.0.as_ref().unwrap_or(rows).get(slot) > 0
     }
 
     /// Counts what the groups `sources` of `other` have seen into the groups `slots`, or takes it `back`. The rows of both are not yet counted

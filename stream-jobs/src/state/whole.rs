@@ -87,16 +87,10 @@ impl WholeSum {
     /// Adds the rows, or takes them `back`.
     pub fn fold(&mut self, rows: &Rows<'_>, counted: &Column<i64>, back: bool) -> Result<(), StateError> {
         let values = cast(&rows.args[0], &kept_type(&self.data_type))?;
-        let seen = if rows.filtered || values.null_count() > 0 { Some(self.seen.own(counted)) } else { self.seen.column_mut() };
-        if let Some(seen) = seen {
-            let step = if back { -1 } else { 1 };
-            let nulls = values.nulls();
-            let counts = rows.slots.iter().enumerate().filter(|(row, _)| nulls.is_none_or(|nulls| nulls.is_valid(*row)));
-            counts.for_each(|(_, slot)| *seen.get_mut(*slot as usize) += step);
-        }
+        self.seen.count(rows, values.nulls(), counted, if back { -1 } else { 1 });
         match &mut self.totals {
-            Totals::Integers(t) => t.fold(rows.slots, values.as_primitive(), back),
-            Totals::Decimals(t) => t.fold(rows.slots, values.as_primitive(), back),
+            Totals::Integers(t) => rows.each(values.as_primitive::<Int64Type>(), |slot, value| t.add(slot, value, back)),
+            Totals::Decimals(t) => rows.each(values.as_primitive::<Decimal128Type>(), |slot, value| t.add(slot, value, back)),
         }
         Ok(())
     }
@@ -205,13 +199,6 @@ impl<T: ArrowPrimitiveType> Total<T> {
     fn clear(&mut self, slot: usize) {
         *self.sums.get_mut(slot) = T::Native::ZERO;
         self.rounds.remove(&(slot as u32));
-    }
-
-    fn fold(&mut self, slots: &[u32], values: &PrimitiveArray<T>, back: bool) {
-        if values.null_count() == 0 {
-            return slots.iter().zip(values.values()).for_each(|(slot, value)| self.add(*slot, *value, back));
-        }
-        slots.iter().zip(values).for_each(|(slot, value)| _ = value.map(|value| self.add(*slot, value, back)));
     }
 
     fn merge(&mut self, slots: &[u32], other: &Self, sources: &[u32], back: bool) {

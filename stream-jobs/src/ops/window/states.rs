@@ -74,14 +74,7 @@ impl WindowOperator {
         self.sliding.forget_if_it_holds(start);
         let pane = self.panes.entry(start).or_insert_with(|| Groups::new(&self.plan.aggregates));
         let slots = pane.slots_for(&ids);
-        let mut at = self.plan.group.len() + 3;
-        for (i, call) in self.plan.aggregates.iter().enumerate() {
-            let n = Accumulator::state_fields(call, i).len();
-            pane.update_from_states(i, &slots, &batch.columns()[at..at + n])?;
-            at += n;
-        }
-        pane.count_rows(&slots, 1);
-        Ok(())
+        Ok(pane.add_states(&slots, &self.plan.aggregates, &batch.columns()[self.plan.group.len() + 3..])?)
     }
 }
 
